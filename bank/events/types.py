@@ -1,0 +1,117 @@
+"""What can happen in this bank, in the past tense, as frozen dataclasses.
+
+An event is a promise for ever: its fields are never changed. A new shape gets a new `SCHEMA` and an
+upcaster. Money is whole minor units of the currency beside it, times are RFC 3339 in UTC; no secret and
+no password hash is ever in one.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who wants something, through which request and from where; it goes with every event and audit row.
+
+    `actor_id` is None where nobody is logged in: a registration, or the operator at the machine.
+    """
+
+    actor_id: str | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """The parent of all events; `SCHEMA` is the version of the shape."""
+
+    SCHEMA: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class UserRegistered(Happened):
+    """A user came to be. Stream: the user."""
+
+    username: str
+    email: str
+    role: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserChanged(Happened):
+    """Name, email, role or status are now these; `password` tells that the password changed, never to what."""
+
+    username: str
+    email: str
+    role: str
+    status: str
+    password: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOpened(Happened):
+    """An account came to be, empty. Stream: the account."""
+
+    user_id: str | None
+    currency: str
+    kind: str
+    name: str | None
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged(Happened):
+    """Name, status and overdraft limit are now these."""
+
+    name: str | None
+    status: str
+    overdraft_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionSubmitted(Happened):
+    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`."""
+
+    lane: int
+    type: str
+    from_user_id: str | None
+    to_user_id: str | None
+    from_account_id: str | None
+    to_account_id: str | None
+    amount: int
+    currency: str
+    to_amount: int
+    to_currency: str
+    rate: str | None
+    description: str | None
+    reference: str | None
+    metadata: dict[str, Any] | None
+    reverses_id: str | None
+    awaited: bool
+    # RFC 3339; None: it counts from when it was recorded.
+    effective_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionCompleted(Happened):
+    """It was posted. `entries` are [account_id, version, amount, balance] each, in minor units."""
+
+    entries: tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionFailed(Happened):
+    """The ledger refused it."""
+
+    failure_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRolledBack(Happened):
+    """A rollback moved `amount` minor units of it back; `rolled_back_amount` in sum so far. Stream: the original."""
+
+    rollback_id: str
+    amount: int
+    rolled_back_amount: int

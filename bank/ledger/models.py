@@ -1,0 +1,106 @@
+"""The ledger's tables: entries that never change, and balances that are their sum."""
+
+from datetime import date, datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, Date, ForeignKey, Index, Integer, SmallInteger, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bank.db import Base, Id, Instant, Minor
+
+
+class Balance(Base):
+    """What an account holds now, and the rules that a posting must see under the same lock.
+
+    Written only by the drain and, for `status` and `overdraft_limit`, by the accounts service,
+    both with the row locked.
+    """
+
+    __tablename__ = "balances"
+
+    account_id: Mapped[str] = mapped_column(Id, ForeignKey("accounts.id"), primary_key=True)
+    user_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
+    currency: Mapped[str] = mapped_column(Text)
+    # The sum of the account's entries, in minor units. Negative: the customer owes the bank.
+    amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # Reserved by holds, in minor units; a part of `amount` that cannot be spent.
+    held: Mapped[int] = mapped_column(Minor, server_default="0")
+    # How far below zero `amount - held` may go, in minor units; NULL: without limit (the bank's own).
+    overdraft_limit: Mapped[int | None] = mapped_column(Minor)
+    status: Mapped[str] = mapped_column(Text, server_default="active")
+    # How many entries the account has: the version of its last entry.
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    last_updated_at: Mapped[datetime] = mapped_column(Instant, server_default=text("now()"))
+
+    __table_args__ = (
+        CheckConstraint("held >= 0", name="held"),
+        CheckConstraint("overdraft_limit >= 0", name="overdraft_limit"),
+        # The last line of defence: no balance under its limit, whatever the code above does.
+        CheckConstraint("amount - held >= -overdraft_limit", name="not_under_limit"),
+        CheckConstraint("status IN ('active', 'frozen', 'closed')", name="status"),
+        CheckConstraint("status <> 'closed' OR (amount = 0 AND held = 0)", name="closed_is_empty"),
+        Index("ix_balances_user_id", "user_id", "account_id"),
+        # Updated at each posting and indexed by nothing that changes: half-empty pages keep the
+        # updates on their page (HOT).
+        {"postgresql_with": {"fillfactor": 45}},
+    )
+
+
+class Entry(Base):
+    """One side of a transaction on one account. Never updated, never deleted."""
+
+    __tablename__ = "entries"
+
+    account_id: Mapped[str] = mapped_column(Id, ForeignKey("accounts.id"), primary_key=True)
+    # 1, 2, 3, … without a gap for each account.
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    transaction_id: Mapped[str] = mapped_column(Id, ForeignKey("transactions.id"))
+    currency: Mapped[str] = mapped_column(Text)
+    # Minor units; positive: into the account, negative: out of it. Sums to zero over a transaction.
+    amount: Mapped[int] = mapped_column(Minor)
+    # The account's balance right after this entry, in minor units.
+    balance: Mapped[int] = mapped_column(Minor)
+    # From when the entry counts (value date and time).
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    # When it was posted. Never earlier than that of the account's entry before.
+    posted_at: Mapped[datetime] = mapped_column(Instant)
+
+    __table_args__ = (
+        CheckConstraint("amount <> 0", name="amount"),
+        Index("ix_entries_transaction_id", "transaction_id"),
+        Index("ix_entries_account_id_effective_at", "account_id", "effective_at", "version"),
+    )
+
+
+class DailyBalance(Base):
+    """An account's closing balance on each effective day (UTC) that has entries.
+
+    It answers history and at-time without summing entries. A backdated entry moves its day and
+    all days after it.
+    """
+
+    __tablename__ = "daily_balances"
+
+    account_id: Mapped[str] = mapped_column(Id, ForeignKey("accounts.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    # Minor units: the sum of all entries that are effective on this day or before.
+    closing: Mapped[int] = mapped_column(Minor)
+    # Sums of this day's entries in minor units, both positive, and how many there are.
+    credits: Mapped[int] = mapped_column(Minor)
+    debits: Mapped[int] = mapped_column(Minor)
+    count: Mapped[int] = mapped_column(Integer)
+
+    __table_args__ = ({"postgresql_with": {"fillfactor": 60}},)
+
+
+class Lane(Base):
+    """A queue of pending transactions, and the lock that lets one drain at a time work on it."""
+
+    __tablename__ = "lanes"
+
+    lane: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    # Every transaction of the lane up to this `seq` is final: a claim starts here.
+    position: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    # The position to be, as soon as all transactions below `candidate_xid` have ended. Sequence
+    # order is not commit order: until then a smaller `seq` may still appear.
+    candidate: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    candidate_xid: Mapped[int] = mapped_column(BigInteger, server_default="0")

@@ -1,0 +1,80 @@
+"""Money is an integer number of minor units and an ISO 4217 code; there is no float in this bank.
+
+Text becomes minor units here and nowhere else, and becomes text again here and nowhere else.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import iso4217
+
+MAX_MINOR = 10**18 - 1
+"""The largest single amount, in minor units: one digit below what a `bigint` holds."""
+
+MAX_BALANCE = 2**63 - 1
+"""The largest balance, in minor units: what a `bigint` holds."""
+
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,6}))?", re.ASCII)
+
+
+class InvalidMoney(ValueError):
+    """The text is not an amount of this currency. The message is fit for a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """`minor` minor units (e.g. cents) of `currency` (ISO 4217, upper case)."""
+
+    minor: int
+    currency: str
+
+    def __str__(self) -> str:
+        return f"{format_amount(self.minor, self.currency)} {self.currency}"
+
+
+@cache
+def exponent(currency: str) -> int:
+    """How many decimals ISO 4217 gives the currency (USD 2, JPY 0, BHD 3).
+
+    Raises InvalidMoney for an unknown or lower-case code, and for codes that are no money to hold
+    (metals, test codes, the IMF's drawing right: ISO 4217 gives them no minor unit).
+    """
+    try:
+        found = iso4217.Currency(currency).exponent
+    except ValueError:
+        found = None
+    if found is None or not currency.isupper():
+        raise InvalidMoney("Not a currency of ISO 4217 in upper case.")
+    return found
+
+
+def parse_amount(value: str | int, currency: str, *, allow_zero: bool = False) -> int:
+    """Minor units of a decimal string ("12.34") or a whole number (12 is twelve units, not cents).
+
+    Raises InvalidMoney for signs, exponents, spaces, digits that are not ASCII, more decimals than
+    the currency has, zero (unless `allow_zero`) and amounts past MAX_MINOR.
+    """
+    decimals = exponent(currency)
+    match = _DECIMAL.fullmatch(str(value))
+    if match is None:
+        raise InvalidMoney('Not a positive decimal amount such as "12.34".')
+    whole, fraction = match[1], match[2] or ""
+    if len(fraction) > decimals:
+        raise InvalidMoney(f"{currency} has {decimals} decimals, not {len(fraction)}.")
+    minor = int(whole + fraction.ljust(decimals, "0"))
+    if minor == 0 and not allow_zero:
+        raise InvalidMoney("The amount must be more than zero.")
+    if minor > MAX_MINOR:
+        raise InvalidMoney("The amount is past the ledger's range.")
+    return minor
+
+
+def format_amount(minor: int, currency: str) -> str:
+    """The decimal string of `minor` minor units with all decimals of the currency ("5.00", "500" JPY)."""
+    decimals = exponent(currency)
+    if not decimals:
+        return str(minor)
+    digits = str(abs(minor)).rjust(decimals + 1, "0")
+    sign = "-" if minor < 0 else ""
+    return f"{sign}{digits[:-decimals]}.{digits[-decimals:]}"

@@ -1,0 +1,118 @@
+"""Reading a JSON body strictly: what two parsers could understand differently is refused.
+
+Flask's own reader takes duplicate keys (the last wins), dies on integers of 5,000 digits and on
+deep nesting, and lets through characters that PostgreSQL cannot store.
+"""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import orjson
+from flask import Request, Response, request
+from flask.json.provider import JSONProvider
+from werkzeug.exceptions import UnsupportedMediaType
+
+from bank.errors import MalformedRequest, Unprocessable
+
+MAX_DEPTH = 32
+_LONGEST_INTEGER = 40
+
+
+class StrictJSON(JSONProvider):
+    """Flask's JSON: `orjson` writes, the standard library reads with our hooks."""
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        return orjson.dumps(obj).decode()
+
+    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+        return parse(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        return json_response(self._prepare_response_obj(args, kwargs))
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """A JSON response of plain data, written in one go."""
+    return Response(orjson.dumps(body), status=status, mimetype="application/json")
+
+
+class StrictRequest(Request):
+    """A request whose JSON must be JSON and say so."""
+
+    def on_json_loading_failed(self, e: ValueError | None) -> NoReturn:
+        if e is None:
+            raise UnsupportedMediaType("Send application/json.")
+        raise MalformedRequest("The body is not JSON.") from e
+
+
+def parse(raw: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Numbers with a fraction or an exponent, and integers too long to be any field of ours, come
+    as Decimal, which no field takes. Raises MalformedRequest for text that is not JSON, has a
+    key twice or nests deeper than 32; Unprocessable for strings with NUL or half a surrogate pair.
+    """
+    try:
+        value = _DECODER.decode(raw.decode("utf-8") if isinstance(raw, bytes) else raw)
+    except RecursionError:
+        raise MalformedRequest(f"The body nests deeper than {MAX_DEPTH}.") from None
+    except ValueError as error:
+        raise MalformedRequest("The body is not JSON.") from error
+    errors = [
+        {"pointer": pointer, "message": "Holds a character that cannot be stored."}
+        for pointer, string in _strings(value)
+        if not storable(string)
+    ]
+    if errors:
+        raise Unprocessable(errors=errors)
+    return value
+
+
+def storable(string: str) -> bool:
+    """Whether PostgreSQL can hold the string: no NUL, and no lone surrogate (it has no UTF-8)."""
+    return "\x00" not in string and not any("\ud800" <= char <= "\udfff" for char in string)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise MalformedRequest("The body has a key twice in one object.")
+    return result
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else Decimal(digits)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=Decimal, parse_constant=Decimal
+)
+
+
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
+    """Every string of the value with its JSON pointer, keys included; refuses what nests too deep."""
+    todo = [("", value, 1)]
+    while todo:
+        pointer, item, depth = todo.pop()
+        if isinstance(item, str):
+            yield pointer, item
+            continue
+        if depth > MAX_DEPTH:
+            raise MalformedRequest(f"The body nests deeper than {MAX_DEPTH}.")
+        if isinstance(item, dict):
+            for key, member in item.items():
+                escaped = key.replace("~", "~0").replace("/", "~1")
+                yield f"{pointer}/{escaped}", key
+                todo.append((f"{pointer}/{escaped}", member, depth + 1))
+        elif isinstance(item, list):
+            todo.extend((f"{pointer}/{index}", member, depth + 1) for index, member in enumerate(item))
+
+
+def body_object() -> dict[str, Any]:
+    """The request's JSON object; an empty body counts as an empty object where no field is required."""
+    value = request.get_json()
+    if not isinstance(value, dict):
+        raise Unprocessable.at("", "Must be an object.")
+    return value

@@ -1,0 +1,25 @@
+"""ETags of single resources, and the If-Match that protects a change from another's (RFC 9110, 13.1.1)."""
+
+from typing import Any
+
+from flask import Response, request
+
+from bank.errors import PreconditionFailed
+from bank.web.body import json_response
+
+
+def resource(body: dict[str, Any], etag: str, status: int = 200, location: str | None = None) -> Response:
+    """The response for one resource with its ETag; a GET that knows it already gets 304."""
+    response = json_response(body, status)
+    response.set_etag(etag)
+    if location:
+        response.headers["Location"] = location
+    if request.method == "GET":
+        response.make_conditional(request)
+    return response
+
+
+def check_if_match(etag: str) -> None:
+    """Raise PreconditionFailed when the request's If-Match does not name `etag`. Without one, all is well."""
+    if request.if_match and not request.if_match.contains(etag):
+        raise PreconditionFailed

@@ -1,0 +1,41 @@
+"""What is known of the request that is being answered: its id, its address, who is asking."""
+
+import re
+
+from flask import Flask, Response, g, request
+from uuid_utils.compat import uuid7
+
+from bank.events.types import Origin
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+
+def init_app(app: Flask) -> None:
+    """Give every request an id (the client's own where it is sane) and send it back."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def new_id() -> str:
+    """A new UUIDv7 (RFC 9562): unique, and roughly in the order of time."""
+    return str(uuid7())
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else new_id()
+    traceparent = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    g.trace_id = traceparent[1] if traceparent else None
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    return response
+
+
+def origin(actor_id: str | None) -> Origin:
+    """Where the current request comes from, with `actor_id` as the one who acts."""
+    return Origin(
+        actor_id=actor_id, request_id=g.request_id, trace_id=g.trace_id, address=request.remote_addr
+    )

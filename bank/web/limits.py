@@ -1,0 +1,42 @@
+"""How often a caller may ask: flask-limiter, set so that a Redis that is away neither opens nor breaks the API."""
+
+from typing import Any
+
+from flask import Flask, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+
+from bank.config import Config
+
+
+def _caller() -> str:
+    """The login's token where there is one, else the address."""
+    authorization = request.headers.get("Authorization", "")
+    return authorization[-43:] if authorization else get_remote_address()
+
+
+limiter = Limiter(key_func=_caller, headers_enabled=True)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The limiter's part of Flask's configuration."""
+    # A hung Redis costs at most these timeouts, and then each process counts for itself.
+    options = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25}
+    return {
+        "RATELIMIT_ENABLED": config.rate_limit_enabled,
+        "RATELIMIT_STORAGE_URI": config.redis_url,
+        "RATELIMIT_STORAGE_OPTIONS": options,
+        "RATELIMIT_STRATEGY": "fixed-window",
+        "RATELIMIT_DEFAULT": config.rate_limit_default,
+        "RATELIMIT_DEFAULTS_PER_METHOD": False,
+        "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
+        "RATELIMIT_HEADER_LIMIT": "RateLimit-Limit",
+        "RATELIMIT_HEADER_REMAINING": "RateLimit-Remaining",
+        "RATELIMIT_HEADER_RESET": "RateLimit-Reset",
+        "RATELIMIT_HEADER_RETRY_AFTER_VALUE": "delta-seconds",
+    }
+
+
+def init_app(app: Flask) -> None:
+    """Limit every route that does not say otherwise."""
+    limiter.init_app(app)

@@ -1,0 +1,73 @@
+"""Pages that stay stable while rows arrive: an opaque, signed cursor and one row more than asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, current_app, request
+from itsdangerous import BadData, URLSafeSerializer
+from marshmallow import ValidationError, fields
+from marshmallow.validate import Range
+
+from bank.errors import Unprocessable
+from bank.web.body import json_response
+from bank.web.fields import StrictSchema, Text
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+
+
+class _Limit(fields.Integer):
+    """A whole number in ASCII digits: Integer alone takes "1_0", " 7 " and Arabic digits."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if not isinstance(value, str) or not (value.isascii() and value.isdigit() and len(value) <= 9):
+            raise ValidationError("Not a whole number.")
+        return int(value)
+
+
+class PageSchema(StrictSchema):
+    """`?limit=` and `?cursor=`, the parent of the filters of every list."""
+
+    limit = _Limit(load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT))
+    cursor = Text(most=500)
+
+
+def _serializer(filters: dict[str, Any]) -> URLSafeSerializer:
+    # The salt ties a cursor to its list and filters: on another query it does not verify.
+    salt = request.path + "?" + urlencode(sorted((key, str(value)) for key, value in filters.items()))
+    return URLSafeSerializer(current_app.config["JWT_SECRET_KEY"], salt=salt)
+
+
+def _filters(query: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in query.items() if key not in ("limit", "cursor")}
+
+
+def after(query: dict[str, Any]) -> Any:
+    """What the cursor of a loaded PageSchema says, or None for the first page.
+
+    Raises Unprocessable when it was tampered with or belongs to another query.
+    """
+    if "cursor" not in query:
+        return None
+    try:
+        return _serializer(_filters(query)).loads(query["cursor"])
+    except BadData:
+        raise Unprocessable.at("/cursor", "Not a cursor of this list.") from None
+
+
+def page(query: dict[str, Any], rows: Sequence[dict[str, Any]], keys: Sequence[Any]) -> Response:
+    """The response for `rows`, of which there is one more than the limit when more follow.
+
+    `keys[i]` is what `after()` gives back to continue behind `rows[i]`.
+    """
+    limit = query["limit"]
+    has_more = len(rows) > limit
+    cursor = None
+    if has_more:
+        dumped = _serializer(_filters(query)).dumps(keys[limit - 1])
+        cursor = dumped.decode() if isinstance(dumped, bytes) else dumped
+    response = json_response({"data": rows[:limit], "next_cursor": cursor, "has_more": has_more})
+    if cursor:
+        args = {**request.args.to_dict(), "cursor": cursor}
+        response.headers["Link"] = f'<{request.path}?{urlencode(args)}>; rel="next"'
+    return response

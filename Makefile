@@ -52,13 +52,15 @@ clean: ## Remove .venv and caches; the bank's data stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find bank tests migrations -name __pycache__ -prune -exec rm -rf {} +
 
+# Says in one line what is wrong with the Python at hand.
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "bank needs Python 3.11, 3.12 or 3.13, and there is no $(PYTHON). make PYTHON=/path/to/python3 names one." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v or sys.exit("bank needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. make PYTHON=/path/to/python3 names another." % v)'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment: ensurepip is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # --clear: what a broken-off or older attempt left behind must not be built upon.
-$(VENV)/.run: requirements.txt setup.cfg pyproject.toml | python
+$(VENV)/.run: requirements.txt setup.cfg pyproject.toml
+	@$(MAKE) python
 	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore -r requirements.txt

@@ -46,6 +46,10 @@ class Unauthenticated(BankError):
 
     status, code, title = 401, "unauthenticated", "Authentication is required"
 
+    def __init__(self, detail: str | None = None) -> None:
+        # RFC 9110, 15.5.2: a 401 must say how to authenticate.
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
 
 class InvalidCredentials(Unauthenticated):
     """The name or the password is wrong; which of them is not said."""
@@ -135,9 +139,20 @@ class LedgerRefused(Unprocessable):
 
     title = "The ledger refused the transaction"
 
-    def __init__(self, failure_code: str, transaction: Mapping[str, Any]) -> None:
-        super().__init__(f"The transaction failed: {failure_code}.", members={"transaction": transaction})
+    def __init__(self, failure_code: str, transaction: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        super().__init__(
+            f"The transaction failed: {failure_code}.", headers=headers, members={"transaction": transaction}
+        )
         self.failure_code = failure_code
+
+
+class TooManyAttempts(BankError):
+    """Too many wrong passwords; `retry_after` seconds from now one more may be tried."""
+
+    status, code, title = 429, "too_many_requests", "Too many attempts"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Try again in {retry_after} s.", headers={"Retry-After": str(retry_after)})
 
 
 class Unavailable(BankError):

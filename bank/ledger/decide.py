@@ -80,11 +80,21 @@ class EntryDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class ReversalDraft:
+    """What a rollback makes of its original: how much is back in sum (minor units), and its version after that."""
+
+    original_id: str
+    rolled_back_amount: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
-    """The decision to post: two entries that sum to zero."""
+    """The decision to post: two entries that sum to zero, and the mark on the original of a rollback."""
 
     command: Command
     entries: tuple[EntryDraft, EntryDraft]
+    reversal: ReversalDraft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +122,22 @@ def decide(
     return [_decide_one(command, accounts, originals) for command in commands]
 
 
-def _decide_one(
-    command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]
-) -> Outcome:
+def _decide_one(command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]) -> Outcome:
     source = accounts[command.from_account_id]
     target = accounts[command.to_account_id]
     original = originals[command.reverses_id] if command.reverses_id is not None else None
     code = _objection(command, source, target, original)
     if code is not None:
         return Refusal(command, code)
-    if original is not None:
-        original.rolled_back_amount += command.amount
-        original.version += 1
-    return Posting(command, (_move(source, -command.amount), _move(target, command.amount)))
+    entries = (_move(source, -command.amount), _move(target, command.amount))
+    if original is None:
+        return Posting(command, entries)
+    original.rolled_back_amount += command.amount
+    original.version += 1
+    return Posting(command, entries, ReversalDraft(original.transaction_id, original.rolled_back_amount, original.version))
 
 
-def _objection(
-    command: Command, source: AccountState, target: AccountState, original: OriginalState | None
-) -> FailureCode | None:
+def _objection(command: Command, source: AccountState, target: AccountState, original: OriginalState | None) -> FailureCode | None:
     """The first reason against the command. The order is part of the contract: what the request
     says comes before what the accounts are, and the accounts before what they hold."""
     if source is target:

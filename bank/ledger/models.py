@@ -66,6 +66,8 @@ class Entry(Base):
 
     __table_args__ = (
         CheckConstraint("amount <> 0", name="amount"),
+        # Money may count from earlier, never from later, than it was posted.
+        CheckConstraint("effective_at <= posted_at", name="effective_at"),
         Index("ix_entries_transaction_id", "transaction_id"),
         Index("ix_entries_account_id_effective_at", "account_id", "effective_at", "version"),
     )

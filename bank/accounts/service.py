@@ -1,0 +1,282 @@
+"""Opening, changing and finding accounts."""
+
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+from bank.accounts.models import AccountKind
+from bank.audit import service as audit
+from bank.config import Config
+from bank.db import reader, unit_of_work
+from bank.errors import AccountClosed, BalanceBelowLimit, BalanceNotZero, NotFound, PreconditionFailed
+from bank.events import store as events
+from bank.events.types import AccountChanged, AccountOpened, Origin
+from bank.ledger.system import outside_account_id
+from bank.money import format_amount
+from bank.web.context import new_id
+from bank.web.fields import timestamp
+
+_COLUMNS = """
+    a.id::text, a.user_id::text, a.currency, a.name, a.is_default, a.version, a.created_at,
+    b.status, b.amount, b.held, b.overdraft_limit, b.version AS balance_version
+"""
+
+
+def present(account: Row[Any]) -> dict[str, Any]:
+    """The account as the API shows it: amounts as decimal strings of its currency."""
+    currency, limit = account.currency, account.overdraft_limit
+    return {
+        "id": account.id,
+        "user_id": account.user_id,
+        "currency": currency,
+        "name": account.name,
+        "status": account.status,
+        "balance": format_amount(account.amount, currency),
+        "available": format_amount(account.amount - account.held + (limit or 0), currency),
+        "held": format_amount(account.held, currency),
+        "overdraft_limit": None if limit is None else format_amount(limit, currency),
+        "version": account.balance_version,
+        "created_at": timestamp(account.created_at),
+    }
+
+
+def etag(account: Row[Any]) -> str:
+    """Changes with the account's settings and with its balance: both are in what the API shows."""
+    return f"{account.version}-{account.balance_version}"
+
+
+def get(account_id: str, owner_id: str | None) -> Row[Any]:
+    """One customer's account. Raises NotFound when it is not there or not `owner_id`'s (None: anybody's)."""
+    with reader() as session:
+        return _get(session, account_id, owner_id)
+
+
+def _get(session: Session, account_id: str, owner_id: str | None, *, lock: bool = False) -> Row[Any]:
+    row = session.execute(
+        text(
+            f"""SELECT {_COLUMNS} FROM accounts a JOIN balances b ON b.account_id = a.id
+                 WHERE a.id = CAST(:id AS uuid) AND a.kind = 'customer'
+                   AND (CAST(:owner AS uuid) IS NULL OR a.user_id = CAST(:owner AS uuid))
+                   {"FOR NO KEY UPDATE" if lock else ""}"""
+        ),
+        {"id": account_id, "owner": owner_id},
+    ).one_or_none()
+    if row is None:
+        raise NotFound
+    return row
+
+
+def search(
+    owner_id: str | None, currency: str | None, status: str | None, after: str | None, limit: int
+) -> list[Row[Any]]:
+    """Customers' accounts, oldest first, from behind the id `after`; one more than `limit` when more follow."""
+    with reader() as session:
+        return list(
+            session.execute(
+                text(
+                    f"""SELECT {_COLUMNS} FROM accounts a JOIN balances b ON b.account_id = a.id
+                         WHERE a.kind = 'customer'
+                           {"AND a.user_id = CAST(:owner AS uuid)" if owner_id else ""}
+                           {"AND a.currency = :currency" if currency else ""}
+                           {"AND b.status = :status" if status else ""}
+                           {"AND a.id > CAST(:after AS uuid)" if after else ""}
+                         ORDER BY a.id LIMIT :limit"""
+                ),
+                {"owner": owner_id, "currency": currency, "status": status, "after": after, "limit": limit + 1},
+            )
+        )
+
+
+def entries(account_id: str, before: int | None, limit: int) -> list[Row[Any]]:
+    """The account's entries, newest first, from before version `before`; one more than `limit` when more follow."""
+    with reader() as session:
+        return list(
+            session.execute(
+                text(
+                    f"""SELECT version, transaction_id::text, amount, balance, currency, effective_at, posted_at
+                          FROM entries WHERE account_id = CAST(:id AS uuid)
+                               {"AND version < :before" if before is not None else ""}
+                         ORDER BY version DESC LIMIT :limit"""
+                ),
+                {"id": account_id, "before": before, "limit": limit + 1},
+            )
+        )
+
+
+def present_entry(entry: Row[Any]) -> dict[str, Any]:
+    """An entry as the API shows it: signed decimal amount, and the balance right after it."""
+    return {
+        "transaction_id": entry.transaction_id,
+        "version": entry.version,
+        "amount": format_amount(entry.amount, entry.currency),
+        "currency": entry.currency,
+        "balance": format_amount(entry.balance, entry.currency),
+        "effective_at": timestamp(entry.effective_at),
+        "created_at": timestamp(entry.posted_at),
+    }
+
+
+def open_account(user_id: str, currency: str, name: str | None, origin: Origin) -> Row[Any]:
+    """A new, empty account for an active user. Raises NotFound when there is no such user."""
+    with unit_of_work() as session:
+        account_id = open_in(session, user_id, currency, name, origin)
+        return _get(session, account_id, user_id)
+
+
+def open_in(
+    session: Session,
+    user_id: str,
+    currency: str,
+    name: str | None,
+    origin: Origin,
+    *,
+    default_only: bool = False,
+    overdraft_limit: int = 0,
+) -> str:
+    """Open an account in the caller's unit of work and return its id.
+
+    The user's first in the currency becomes the default. `default_only` opens nothing when there
+    is a default and returns that. Raises NotFound when there is no active user of this id.
+    """
+    # The user's row is locked, so two openings at once agree on which of them is the first.
+    user = text("SELECT 1 FROM users WHERE id = CAST(:id AS uuid) AND status <> 'deleted' FOR NO KEY UPDATE")
+    if session.execute(user, {"id": user_id}).one_or_none() is None:
+        raise NotFound
+    default = default_account(session, user_id, currency)
+    if default is not None and default_only:
+        return default
+    _ensure_outside(session, currency, origin)
+    account_id = new_id()
+    event = AccountOpened(
+        user_id=user_id, currency=currency, kind=AccountKind.CUSTOMER.value, name=name, is_default=default is None
+    )
+    _insert(session, account_id, event, overdraft_limit)
+    events.append(session, account_id, 1, event, origin)
+    if overdraft_limit:
+        changed = AccountChanged(name=name, status="active", overdraft_limit=overdraft_limit)
+        session.execute(text("UPDATE accounts SET version = 2 WHERE id = CAST(:id AS uuid)"), {"id": account_id})
+        events.append(session, account_id, 2, changed, origin)
+    audit.record(session, "account", account_id, "account.opened", origin, {"user_id": user_id, "currency": currency})
+    return account_id
+
+
+def default_account(session: Session, user_id: str, currency: str) -> str | None:
+    """The id of the user's default account in the currency, if there is one."""
+    query = text(
+        """SELECT id::text FROM accounts
+            WHERE user_id = CAST(:user AS uuid) AND currency = :currency AND is_default"""
+    )
+    return session.execute(query, {"user": user_id, "currency": currency}).scalar_one_or_none()
+
+
+def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
+    """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
+    config: Config = current_app.config["BANK"]
+    event = AccountOpened(
+        user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False
+    )
+    for lane in range(config.lanes):
+        account_id = outside_account_id(currency, lane)
+        if _insert(session, account_id, event, None):
+            events.append(session, account_id, 1, event, origin)
+
+
+def _insert(session: Session, account_id: str, opened: AccountOpened, overdraft_limit: int | None) -> bool:
+    """Insert the account and its balance; whether they were not there before."""
+    inserted = session.execute(
+        text(
+            """WITH account AS (
+                   INSERT INTO accounts (id, user_id, currency, kind, name, is_default, version)
+                   VALUES (CAST(:id AS uuid), CAST(:user_id AS uuid), :currency, :kind, :name, :is_default, 1)
+                   ON CONFLICT (id) DO NOTHING RETURNING id, user_id, currency)
+               INSERT INTO balances (account_id, user_id, currency, overdraft_limit)
+               SELECT id, user_id, currency, :overdraft_limit FROM account RETURNING 1"""
+        ),
+        {
+            "id": account_id,
+            "user_id": opened.user_id,
+            "currency": opened.currency,
+            "kind": opened.kind,
+            "name": opened.name,
+            "is_default": opened.is_default,
+            "overdraft_limit": overdraft_limit,
+        },
+    )
+    return inserted.one_or_none() is not None
+
+
+def ensure_all_outside(origin: Origin) -> None:
+    """After the number of lanes was raised: give every currency in use its accounts on the new lanes."""
+    with unit_of_work() as session:
+        for currency in session.execute(text("SELECT DISTINCT currency FROM accounts ORDER BY 1")).scalars().all():
+            _ensure_outside(session, currency, origin)
+
+
+def change(
+    account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None
+) -> Row[Any]:
+    """Change `name`, `status` or `overdraft_limit` (minor units) of an account.
+
+    `if_match` tells whether an ETag is what the client has seen. Raises NotFound, PreconditionFailed,
+    AccountClosed (a closed account stays as it is), BalanceNotZero (closing with money in it) and
+    BalanceBelowLimit (more overdraft in use than the new limit allows).
+    """
+    with unit_of_work() as session:
+        account = _get(session, account_id, owner_id, lock=True)
+        if if_match is not None and not if_match(etag(account)):
+            raise PreconditionFailed
+        return _change(session, account, changes, origin)
+
+
+def _change(session: Session, account: Row[Any], changes: dict[str, Any], origin: Origin) -> Row[Any]:
+    event = AccountChanged(
+        name=changes.get("name", account.name),
+        status=changes.get("status", account.status),
+        overdraft_limit=changes.get("overdraft_limit", account.overdraft_limit),
+    )
+    if event == AccountChanged(account.name, account.status, account.overdraft_limit):
+        return account
+    if account.status == "closed":
+        raise AccountClosed
+    if event.status == "closed" and (account.amount or account.held):
+        raise BalanceNotZero
+    if event.overdraft_limit is not None and account.amount - account.held < -event.overdraft_limit:
+        raise BalanceBelowLimit
+    parameters = {
+        "id": account.id,
+        "name": event.name,
+        "status": event.status,
+        "limit": event.overdraft_limit,
+        "is_default": account.is_default and event.status != "closed",
+        "version": account.version + 1,
+    }
+    session.execute(
+        text("UPDATE accounts SET name = :name, is_default = :is_default, version = :version WHERE id = :id"), parameters
+    )
+    session.execute(
+        text("UPDATE balances SET status = :status, overdraft_limit = :limit WHERE account_id = :id"), parameters
+    )
+    events.append(session, account.id, account.version + 1, event, origin)
+    details = {key: value for key, value in changes.items() if value != getattr(account, key)}
+    audit.record(session, "account", account.id, "account.changed", origin, details)
+    return _get(session, account.id, None)
+
+
+def close_all_of(session: Session, user_id: str, origin: Origin) -> None:
+    """Close every account of a user in the caller's unit of work.
+
+    Raises BalanceNotZero while any holds money, owes it or waits for some that is on its way.
+    """
+    waiting = text(
+        """SELECT EXISTS (SELECT FROM accounts a JOIN transactions t ON a.id IN (t.from_account_id, t.to_account_id)
+                           WHERE a.user_id = CAST(:user AS uuid) AND t.status = 'pending')"""
+    )
+    ids = text("SELECT id::text FROM accounts WHERE user_id = CAST(:user AS uuid) ORDER BY id")
+    for account_id in session.execute(ids, {"user": user_id}).scalars().all():
+        account = _get(session, account_id, user_id, lock=True)
+        if account.status != "closed":
+            _change(session, account, {"status": "closed"}, origin)
+    if session.execute(waiting, {"user": user_id}).scalar_one():
+        raise BalanceNotZero("A transaction of one of the accounts is still pending.")

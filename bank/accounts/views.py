@@ -1,0 +1,92 @@
+"""`/accounts`."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Response, request
+from flask_smorest import Blueprint
+
+from bank.accounts import schemas, service
+from bank.auth.guard import login_required, origin, principal
+from bank.errors import Forbidden, NotFound
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.conditional import resource
+from bank.web.fields import resolve_amount
+
+blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description="What money lies in.")
+
+
+def _whose_to_read() -> str | None:
+    """None for staff, who may read every account; else the caller's id."""
+    return None if principal().role != Role.CUSTOMER else principal().id
+
+
+@blp.route("", methods=["POST"])
+@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@blp.arguments(schemas.OpenAccount)
+@blp.response(201, schemas.AccountAnswer)
+def open_account(body: dict[str, Any]) -> Response:
+    """Open an account
+
+    The first in a currency becomes the default for money that reaches the user.
+    """
+    caller = principal()
+    user_id = body.get("user_id", caller.id)
+    if user_id != caller.id and caller.role == Role.CUSTOMER:
+        raise NotFound
+    account = service.open_account(user_id, body["currency"], body.get("name"), origin())
+    return resource(service.present(account), service.etag(account), 201, f"/api/v1/accounts/{account.id}")
+
+
+@blp.route("", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.AccountQuery, location="query")
+@blp.response(200, schemas.AccountPage)
+def list_accounts(query: dict[str, Any]) -> Response:
+    """List accounts: the caller's own, or anybody's for staff"""
+    owner_id = _whose_to_read()
+    if "user_id" in query:
+        if owner_id not in (None, query["user_id"]):
+            raise Forbidden("Only staff may name a user.")
+        owner_id = query["user_id"]
+    rows = service.search(owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"])
+    return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
+
+
+@blp.route("/<uuid:account_id>", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.AccountAnswer)
+def get_account(account_id: UUID) -> Response:
+    """Read one account"""
+    account = service.get(str(account_id), _whose_to_read())
+    return resource(service.present(account), service.etag(account))
+
+
+@blp.route("/<uuid:account_id>", methods=["PATCH"])
+@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@blp.arguments(schemas.ChangeAccount)
+@blp.response(200, schemas.AccountAnswer)
+def change_account(body: dict[str, Any], account_id: UUID) -> Response:
+    """Rename an account; staff also freeze, close it or set its overdraft limit"""
+    owner_id = _whose_to_read()
+    account = service.get(str(account_id), owner_id)
+    if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
+        raise Forbidden("Only staff may change the status or the overdraft limit.")
+    if "overdraft_limit" in body:
+        limit = resolve_amount(body["overdraft_limit"], account.currency, field="overdraft_limit", allow_zero=True)
+        body["overdraft_limit"] = limit
+    if_match = request.if_match.contains if request.if_match else None
+    changed = service.change(account.id, owner_id, body, origin(), if_match)
+    return resource(service.present(changed), service.etag(changed))
+
+
+@blp.route("/<uuid:account_id>/entries", methods=["GET"])
+@login_required()
+@blp.arguments(paging.PageSchema, location="query")
+@blp.response(200, schemas.EntryPage)
+def list_entries(query: dict[str, Any], account_id: UUID) -> Response:
+    """List the postings of an account, newest first, with the balance after each"""
+    account = service.get(str(account_id), _whose_to_read())
+    rows = service.entries(account.id, paging.after(query), query["limit"])
+    return paging.page(query, [service.present_entry(row) for row in rows], [row.version for row in rows])

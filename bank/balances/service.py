@@ -1,0 +1,203 @@
+"""Balances now, then, and at any time, on both time axes.
+
+An entry has two times: from when it counts (`effective_at`) and when the bank learned of it
+(`posted_at`). The closing balances of effective days answer the first axis; the versions of an
+account's entries, which are in the order of posting, answer the second.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from bank.db import reader
+from bank.errors import NotFound, Unprocessable
+from bank.money import format_amount
+from bank.web.fields import timestamp
+
+# The longest answer of `historical`, in steps.
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose account it is, and what it holds."""
+
+    account_id: str
+    user_id: str
+    currency: str
+
+
+def holder(account_id: str, owner_id: str | None) -> Holder:
+    """The account's holder. Raises NotFound when it is not there or not `owner_id`'s (None: anybody's)."""
+    with reader() as session:
+        row = session.execute(
+            text("SELECT user_id::text, currency FROM accounts WHERE id = CAST(:id AS uuid) AND kind = 'customer'"),
+            {"id": account_id},
+        ).one_or_none()
+    if row is None or owner_id not in (None, row.user_id):
+        raise NotFound
+    return Holder(account_id, row.user_id, row.currency)
+
+
+_CURRENT = """
+    SELECT account_id::text, user_id::text, currency, amount, held, overdraft_limit, last_updated_at, version
+      FROM balances WHERE user_id {owner}
+"""
+
+
+def current(
+    owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int
+) -> list[Row[Any]]:
+    """Balances of a user's accounts, or of all customers' (`owner_id` None), ordered by account id.
+
+    From behind the account `after`; one more than `limit` when more follow.
+    """
+    statement = _CURRENT.format(owner="IS NOT NULL" if owner_id is None else "= %(owner)s::uuid")
+    if account_id is not None:
+        statement += " AND account_id = %(account)s::uuid"
+    if currency is not None:
+        statement += " AND currency = %(currency)s"
+    if after is not None:
+        statement += " AND account_id > %(after)s::uuid"
+    statement += " ORDER BY account_id LIMIT %(limit)s"
+    parameters = {
+        "owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1
+    }
+    with reader() as session:
+        return list(session.connection().exec_driver_sql(statement, parameters))
+
+
+def present(row: Row[Any]) -> dict[str, Any]:
+    """A balance as the API shows it. `available` is what can be spent: less holds, with the overdraft."""
+    account_id, user_id, currency, amount, held, overdraft_limit, last_updated_at, version = row
+    return {
+        "account_id": account_id,
+        "user_id": user_id,
+        "currency": currency,
+        "amount": format_amount(amount, currency),
+        "available": format_amount(amount - held + (overdraft_limit or 0), currency),
+        "held": format_amount(held, currency),
+        "last_updated_at": timestamp(last_updated_at),
+        "version": version,
+    }
+
+
+_AT = """
+    SELECT COALESCE((SELECT closing FROM daily_balances
+                      WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
+         + COALESCE((SELECT sum(amount) FROM entries
+                      WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
+"""
+
+# The account's version at a time on the posting axis, by halving: posting times rise with the
+# versions, so the primary key is index enough.
+_VERSION_AT = """
+    WITH RECURSIVE search (low, high) AS (
+        SELECT CAST(0 AS bigint), version FROM balances WHERE account_id = :account
+        UNION ALL
+        SELECT CASE WHEN e.posted_at <= :known_at THEN e.version ELSE low END,
+               CASE WHEN e.posted_at <= :known_at THEN high ELSE e.version - 1 END
+          FROM search JOIN entries e ON e.account_id = :account AND e.version = (low + high + 1) / 2
+         WHERE low < high
+    )
+    SELECT max(low) FROM search
+"""
+
+_RUNNING = "SELECT balance FROM entries WHERE account_id = :account AND version = :version"
+
+_LEARNED_LATER = """
+    SELECT COALESCE(sum(amount), 0) FROM entries
+     WHERE account_id = :account AND version > :version AND effective_at <= :at
+"""
+
+
+def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
+    """The balance that counted at `at`, as the bank knew it at `known_at` (None: now), in minor units.
+
+    Both times are aware; each entry at its very microsecond counts.
+    """
+    with reader() as session:
+        parameters: dict[str, Any] = {"account": account_id, "at": at, "known_at": known_at}
+        if known_at is not None:
+            version = session.execute(text(_VERSION_AT), parameters).scalar_one()
+            parameters["version"] = version
+            if at >= known_at:
+                # Nothing counts from later than it was posted: all that was known counted.
+                return int(session.execute(text(_RUNNING), parameters).scalar_one_or_none() or 0)
+        parameters["day"] = _floor(at, "day")
+        amount = int(session.execute(text(_AT), parameters).scalar_one())
+        if known_at is not None:
+            amount -= int(session.execute(text(_LEARNED_LATER), parameters).scalar_one())
+        return amount
+
+
+def historical(held: Holder, since: datetime, until: datetime, interval: str) -> list[dict[str, Any]]:
+    """Opening, closing, credits, debits and count of each step from `since` to `until`, without gaps.
+
+    Steps are whole hours, days, weeks (from Monday) or months in UTC: the first holds `since`, the
+    last ends at or after `until`. Raises Unprocessable for more than MAX_STEPS.
+    """
+    steps = list(_steps(since, until, interval))
+    first, last = steps[0], _next(steps[-1], interval)
+    table, column = ("entries", "effective_at") if interval == "hour" else ("daily_balances", "day")
+    sums = (
+        "sum(amount) FILTER (WHERE amount > 0), -sum(amount) FILTER (WHERE amount < 0), count(*)"
+        if interval == "hour"
+        else "sum(credits), sum(debits), sum(count)"
+    )
+    with reader() as session:
+        rows = session.execute(
+            text(
+                f"""SELECT date_trunc('{interval}', CAST({column} AS timestamptz)), {sums} FROM {table}
+                     WHERE account_id = :account AND {column} >= CAST(:first AS timestamptz)
+                       AND {column} < CAST(:last AS timestamptz) GROUP BY 1"""
+            ),
+            {"account": held.account_id, "first": first, "last": last},
+        ).all()
+    moved = {row[0]: (int(row[1] or 0), int(row[2] or 0), int(row[3])) for row in rows}
+    balance = at_time(held.account_id, first - timedelta(microseconds=1), None)
+    result = []
+    for step in steps:
+        credits, debits, count = moved.get(step, (0, 0, 0))
+        opening, balance = balance, balance + credits - debits
+        result.append(
+            {
+                "from": timestamp(step),
+                "to": timestamp(_next(step, interval)),
+                "opening": format_amount(opening, held.currency),
+                "closing": format_amount(balance, held.currency),
+                "credits": format_amount(credits, held.currency),
+                "debits": format_amount(debits, held.currency),
+                "count": count,
+            }
+        )
+    return result
+
+
+def _steps(since: datetime, until: datetime, interval: str) -> Iterator[datetime]:
+    step = _floor(since, interval)
+    for _ in range(MAX_STEPS):
+        yield step
+        step = _next(step, interval)
+        if step >= until:
+            return
+    raise Unprocessable.at("/to", f"More than {MAX_STEPS} steps; take a longer interval or a shorter time.")
+
+
+def _floor(moment: datetime, interval: str) -> datetime:
+    moment = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    if interval == "hour":
+        return moment
+    moment = moment.replace(hour=0)
+    if interval == "week":
+        return moment - timedelta(days=moment.weekday())
+    return moment.replace(day=1) if interval == "month" else moment
+
+
+def _next(step: datetime, interval: str) -> datetime:
+    if interval == "month":
+        return (step + timedelta(days=31)).replace(day=1)
+    return step + {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}[interval]

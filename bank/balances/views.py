@@ -1,0 +1,86 @@
+"""`/balances`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Response
+from flask_smorest import Blueprint
+
+from bank.auth.guard import login_required, principal
+from bank.balances import schemas, service
+from bank.errors import Forbidden, Unprocessable
+from bank.money import format_amount
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.body import json_response
+from bank.web.fields import timestamp
+
+blp = Blueprint("balances", __name__, url_prefix="/api/v1/balances", description="Balances now, then, at any time.")
+
+
+def _whose_to_read() -> str | None:
+    """None for staff, who may read every balance; else the caller's id."""
+    return None if principal().role != Role.CUSTOMER else principal().id
+
+
+@blp.route("/current", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.CurrentQuery, location="query")
+@blp.response(200, schemas.BalancePage)
+def current(query: dict[str, Any]) -> Response:
+    """What the accounts hold now: the caller's own, or anybody's for staff"""
+    owner_id = _whose_to_read()
+    if owner_id is not None and query.get("user_id", owner_id) != owner_id:
+        raise Forbidden("Only staff may name a user.")
+    account_id = query.get("account_id")
+    rows = service.current(
+        owner_id or query.get("user_id"), account_id, query.get("currency"), paging.after(query), query["limit"]
+    )
+    if account_id and not rows:
+        # An account that is there, but in another currency than asked for, is an empty list.
+        service.holder(account_id, owner_id or query.get("user_id"))
+    return paging.page(query, [service.present(row) for row in rows], [row.account_id for row in rows])
+
+
+@blp.route("/historical", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.HistoricalQuery, location="query")
+@blp.response(200, schemas.HistoricalAnswer)
+def historical(query: dict[str, Any]) -> Response:
+    """Opening, closing, credits, debits and count per hour, day, week or month (UTC), gaps filled"""
+    held = service.holder(query["account_id"], _whose_to_read())
+    until = query.get("until", datetime.now(UTC))
+    since = query.get("since", until - timedelta(days=30))
+    if since >= until:
+        raise Unprocessable.at("/from", "Must lie before `to`.")
+    steps = service.historical(held, since, until, query["interval"])
+    return json_response(
+        {
+            "account_id": held.account_id,
+            "user_id": held.user_id,
+            "currency": held.currency,
+            "interval": query["interval"],
+            "data": steps,
+        }
+    )
+
+
+@blp.route("/at-time", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.AtTimeQuery, location="query")
+@blp.response(200, schemas.AtTimeAnswer)
+def at_time(query: dict[str, Any]) -> Response:
+    """The balance that counted at `at`, as the bank knew it at `known_at`"""
+    held = service.holder(query["account_id"], _whose_to_read())
+    known_at = query.get("known_at")
+    amount = service.at_time(held.account_id, query["at"], known_at)
+    return json_response(
+        {
+            "account_id": held.account_id,
+            "user_id": held.user_id,
+            "currency": held.currency,
+            "amount": format_amount(amount, held.currency),
+            "at": timestamp(query["at"]),
+            "known_at": timestamp(known_at or datetime.now(UTC)),
+        }
+    )

@@ -1,0 +1,81 @@
+"""Where `bank run` keeps things, and what it tells the processes: made from the environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bank.cli.supervisor import StartError
+from bank.embedded import Postgres, Redis, Server, secret
+
+# The clone: wsgi.py, worker.py and the migrations are beside the package.
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ports, directories and settings of one `bank run`."""
+
+    data_dir: Path
+    port: int
+    dashboard_port: int
+    workers: int
+    given: Mapping[str, str]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Layout":
+        """The layout that `environ` asks for (see `bank run --help`). Raises StartError naming a value that is no use."""
+        port = _number(environ, "PORT", 8000, most=65534)
+        return cls(
+            data_dir=Path(environ.get("BANK_DATA_DIR") or ROOT / ".data").absolute(),
+            port=port,
+            dashboard_port=_number(environ, "BANK_DASHBOARD_PORT", port + 1, most=65535),
+            workers=_number(environ, "BANK_WORKERS", 2, most=64),
+            given=dict(environ),
+        )
+
+    def prepare(self) -> None:
+        """Make the directories and empty the one through which the processes share their metrics.
+
+        A process that was killed may leave a file there that makes every later reading fail.
+        """
+        for directory in (self.data_dir, self.data_dir / "logs", self.metrics):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in self.metrics.glob("*.db"):
+            file.unlink()
+
+    @property
+    def metrics(self) -> Path:
+        """The directory of the metrics shared between processes."""
+        return self.data_dir / "metrics"
+
+    @property
+    def admin_password_file(self) -> Path:
+        """The file of the administrator's password, where it was not given."""
+        return self.data_dir / "admin-password"
+
+    def log(self, name: str) -> Path:
+        """The log file of the process with that name."""
+        return self.data_dir / "logs" / f"{name}.log"
+
+    def servers(self) -> list[Server]:
+        """The embedded servers that no given URL replaces."""
+        replaceable: list[tuple[str, type[Server]]] = [("DATABASE_URL", Postgres), ("REDIS_URL", Redis)]
+        return [server(self.data_dir) for name, server in replaceable if not self.given.get(name)]
+
+    def environment(self, servers: list[Server]) -> dict[str, str]:
+        """What all processes are told. The administrator's password is not in it: only the migration gets that."""
+        environment = {name: value for name, value in self.given.items() if name != "BANK_ADMIN_PASSWORD"}
+        environment["BANK_ENV"] = environment.get("BANK_ENV") or "development"
+        if environment["BANK_ENV"] == "development":
+            environment["BANK_SELF_SERVICE_DEPOSITS"] = environment.get("BANK_SELF_SERVICE_DEPOSITS") or "true"
+        environment["JWT_SECRET_KEY"] = environment.get("JWT_SECRET_KEY") or secret(self.data_dir / "secrets" / "jwt")
+        for server in servers:
+            environment["DATABASE_URL" if isinstance(server, Postgres) else "REDIS_URL"] = server.url
+        return environment | {"PORT": str(self.port), "PROMETHEUS_MULTIPROC_DIR": str(self.metrics), "PYTHONUNBUFFERED": "1"}
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = environ.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise StartError(f"{name} is {text!r}; it must be a whole number from 1 to {most}.")
+    return int(text)

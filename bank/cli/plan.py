@@ -1,0 +1,105 @@
+"""What `bank run` runs: the processes, in which order they stop, and how one sees that each is ready."""
+
+import http.client
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bank.cli.layout import ROOT, Layout
+from bank.cli.supervisor import Service
+from bank.embedded import HOST, Postgres, Server
+from bank.processes import spawn
+
+# Nothing new is accepted first, then the workers finish their batch, and only then goes what they
+# need. The patience adds up to ten seconds at the very worst.
+FRONT, WORKERS, REDIS, POSTGRES = range(1, 5)
+STOP_SIGNALS = {
+    # SIGTERM lets requests finish, of which some wait for half a minute by their caller's wish.
+    FRONT: ((signal.SIGTERM, 2.0), (signal.SIGQUIT, 0.5)),
+    WORKERS: ((signal.SIGTERM, 2.5),),
+    REDIS: ((signal.SIGTERM, 1.0),),
+    POSTGRES: ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0)),
+}
+
+
+def embedded(server: Server) -> Service:
+    """The supervised form of an embedded server, which has been opened."""
+    order = POSTGRES if isinstance(server, Postgres) else REDIS
+    return Service(
+        name=server.title,
+        spawn=server.spawn,
+        log=server.log,
+        stop_order=order,
+        stop_signals=STOP_SIGNALS[order],
+        ready=lambda _: server.ready(),
+        ready_timeout_s=120.0,  # a database that was killed redoes what its log holds
+    )
+
+
+def migration(layout: Layout, environment: Mapping[str, str], admin_password: str) -> subprocess.Popen[bytes]:
+    """Start the migration, which makes the administrator with this password when there is none."""
+    return _python(["-m", "bank", "migrate"], {**environment, "BANK_ADMIN_PASSWORD": admin_password}, layout.log("migrate"))
+
+
+def programs(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
+    """The bank's own processes: API, workers, scheduler, dashboard."""
+    # One short try: a probe that fails is asked again anyway.
+    client = redis.Redis.from_url(
+        environment["REDIS_URL"], decode_responses=True, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+    )
+
+    def service(name: str, arguments: list[str], order: int, ready: Callable[[Service], bool]) -> Service:
+        log = layout.log(name)
+        return Service(name, lambda: _python(arguments, environment, log), log, order, STOP_SIGNALS[order], ready)
+
+    api = ["-m", "gunicorn", "-c", "bank/gunicorn.py", "wsgi:app"]
+    dashboard = ["-m", "gunicorn", "--bind", f"{HOST}:{layout.dashboard_port}", "--worker-class", "gthread", "--threads", "4"]
+    dashboard += ["--no-control-socket", "bank.dashboard:create_app()"]
+    return [
+        service("api", api, FRONT, lambda _: _answers(layout.port, "/health/ready", 200)),
+        *(
+            service(f"worker-{number}", ["worker.py"], WORKERS, lambda worker: _worker_listens(client, worker))
+            for number in range(1, layout.workers + 1)
+        ),
+        service("scheduler", ["-m", "bank", "scheduler"], FRONT, lambda scheduler: _scheduler_ticks(client, scheduler)),
+        # It asks for a login, so it is up when it refuses us.
+        service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
+    ]
+
+
+def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    return spawn([sys.executable, *arguments], env=environment, log=log, cwd=ROOT)
+
+
+def _answers(port: int, path: str, status: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == status
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _worker_listens(client: "redis.Redis", worker: Service) -> bool:
+    # RQ keeps a set of its workers, and a hash for each.
+    assert worker.child is not None
+    with suppress(redis.RedisError):
+        return str(worker.child.pid) in [client.hget(key, "pid") for key in client.smembers("rq:workers")]
+    return False
+
+
+def _scheduler_ticks(client: "redis.Redis", scheduler: Service) -> bool:
+    # rq-scheduler writes down its birth, under a name that it makes up.
+    with suppress(redis.RedisError):
+        births = [client.hget(key, "birth") for key in client.scan_iter("rq:scheduler_instance:*", count=1000)]
+        return any(float(birth) >= scheduler.started_at for birth in births if birth)
+    return False

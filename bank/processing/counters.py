@@ -1,0 +1,105 @@
+"""What this process has done since it started: plain numbers behind one RLock.
+
+Each process counts for itself and publishes its numbers to Redis, where any of them can add them
+up for `GET /admin/stats`; Prometheus gets the same numbers from `bank.observability.metrics`.
+"""
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any
+
+PROCESS_NAME = f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """One committed batch of a lane: how many were posted and refused, volumes in minor units by
+    currency, failures by code, how old the oldest row was (seconds) and how long the batch took."""
+
+    lane: int
+    posted: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    volume: Counter[str] = field(default_factory=Counter)
+    size: int = 0
+    oldest_seconds: float = 0.0
+    took_seconds: float = 0.0
+
+
+class Counters:
+    """Numbers that several threads add to. The lock is reentrant, so a listener may read them."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._started = time.time()
+        self._accepted: Counter[str] = Counter()
+        self._posted: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._volume: Counter[str] = Counter()
+        self._batches = 0
+        self._batched = 0
+        self._largest_batch = 0
+        self._last_oldest_seconds = 0.0
+        self._listeners: list[Callable[[BatchDone | str], None]] = []
+
+    def listen(self, listener: Callable[[BatchDone | str], None]) -> None:
+        """Call `listener` with each BatchDone, and with the type of each accepted transaction."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def accepted(self, transaction_type: str, count: int = 1) -> None:
+        """Count `count` transactions that a client was told 202 for."""
+        with self._lock:
+            self._accepted[transaction_type] += count
+            for listener in self._listeners:
+                listener(transaction_type)
+
+    def batch_done(self, batch: BatchDone) -> None:
+        """Count a batch that was committed."""
+        with self._lock:
+            self._posted.update(batch.posted)
+            self._failed.update(batch.failed)
+            self._volume.update(batch.volume)
+            self._batches += 1
+            self._batched += batch.size
+            self._largest_batch = max(self._largest_batch, batch.size)
+            self._last_oldest_seconds = batch.oldest_seconds
+            for listener in self._listeners:
+                listener(batch)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All numbers at one moment, as plain data. Volumes are minor units by currency."""
+        with self._lock:
+            return {
+                "started_at": self._started,
+                "accepted": dict(self._accepted),
+                "posted": dict(self._posted),
+                "failed": dict(self._failed),
+                "volume": dict(self._volume),
+                "batches": self._batches,
+                "batched": self._batched,
+                "largest_batch": self._largest_batch,
+                "last_oldest_seconds": self._last_oldest_seconds,
+            }
+
+
+def add_up(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of several processes' snapshots; `largest_batch` is the largest of all."""
+    total: dict[str, Any] = {}
+    for name in ("accepted", "posted", "failed", "volume"):
+        summed: Counter[str] = Counter()
+        for snapshot in snapshots:
+            summed.update(snapshot[name])
+        total[name] = dict(sorted(summed.items()))
+    total["batches"] = sum(snapshot["batches"] for snapshot in snapshots)
+    batched = sum(snapshot["batched"] for snapshot in snapshots)
+    total["mean_batch"] = round(batched / total["batches"], 1) if total["batches"] else 0
+    total["largest_batch"] = max((snapshot["largest_batch"] for snapshot in snapshots), default=0)
+    return total
+
+
+counters = Counters()

@@ -1,0 +1,31 @@
+"""What RQ runs. Each is named in Redis as text, so their names are promises."""
+
+import structlog
+from flask import current_app
+
+from bank.db import reader
+from bank.ledger import store
+from bank.processing.processor import Processor
+from bank.processing.queue import bells
+
+log = structlog.get_logger(__name__)
+
+# A row that is still pending after this long was not heard: its bell was lost with Redis or a worker.
+_UNHEARD_SECONDS = 3.0
+
+
+def drain(lane: int) -> int:
+    """The bell's job: post what waits in `lane`. Returns how many transactions were decided."""
+    processor: Processor = current_app.extensions["processor"]
+    return processor.drain(lane)
+
+
+def sweep() -> list[int]:
+    """Ring again for every lane where a row waits too long. Returns the lanes; runs by rq-scheduler."""
+    with reader() as session:
+        lanes = store.waiting_lanes(session.connection(), older_than=_UNHEARD_SECONDS)
+    for lane in lanes:
+        bells.ring(lane, again=True)
+    if lanes:
+        log.warning("lanes_swept", lanes=lanes)
+    return lanes

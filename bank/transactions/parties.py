@@ -1,0 +1,164 @@
+"""Between whom money is to move: what a request names, looked up and checked for who may ask."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from bank.accounts import service as accounts
+from bank.auth.guard import Principal
+from bank.config import Config
+from bank.errors import Forbidden, NotFound, NotReversible, Unprocessable
+from bank.events.types import Origin
+from bank.money import InvalidMoney, parse_amount
+from bank.transactions.models import TransactionType
+from bank.users.models import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One side of a movement."""
+
+    account_id: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The two sides (None: the outside) and the amount in minor units of `currency`."""
+
+    source: Party | None
+    target: Party | None
+    amount: int
+    currency: str
+    reverses_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a client wants to happen.
+
+    `find` looks the parties up in the caller's unit of work, and opens the account by which money
+    reaches a user who has none. It raises NotFound for what is not there or not the caller's, and
+    Forbidden for what the role may not do.
+    """
+
+    type: TransactionType
+    find: Callable[[Session, Origin], Found]
+    description: str | None = None
+    reference: str | None = None
+    metadata: dict[str, Any] | None = None
+    effective_at: datetime | None = None
+
+
+def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str, Any]) -> Intent:
+    """A movement between the outside and the account that `body` names by `account_id` or `user_id`."""
+    config: Config = current_app.config["BANK"]
+    if caller.role == Role.CUSTOMER and kind is TransactionType.CREDIT and not config.self_service_deposits:
+        raise Forbidden("Only staff may credit an account.")
+
+    def find(session: Session, origin: Origin) -> Found:
+        owner_id = caller.id if caller.role == Role.CUSTOMER else None
+        if "account_id" in body:
+            party = _account(session, body["account_id"], owner_id)
+        elif owner_id not in (None, body["user_id"]):
+            raise NotFound
+        else:
+            opens = kind is TransactionType.CREDIT
+            party = _default(session, body["user_id"], body["currency"], origin if opens else None)
+        source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
+        return Found(source, target, body["minor"], body["currency"])
+
+    return Intent(kind, find, **_told(body), effective_at=body.get("effective_at"))
+
+
+def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
+    """A movement from an account of the caller (for an admin: anybody's) to any customer's account."""
+
+    def find(session: Session, origin: Origin) -> Found:
+        if "from_account_id" in body:
+            owner_id = None if caller.role == Role.ADMIN else caller.id
+            source = _account(session, body["from_account_id"], owner_id)
+        else:
+            source = _default(session, caller.id, body["currency"], None)
+        if "to_account_id" in body:
+            target = _account(session, body["to_account_id"], None)
+        elif "to_user_id" in body:
+            target = _default(session, body["to_user_id"], body["currency"], origin)
+        else:
+            target = _default(session, _user_named(session, body["to_username"]), body["currency"], origin)
+        return Found(source, target, body["minor"], body["currency"])
+
+    return Intent(TransactionType.TRANSFER, find, **_told(body))
+
+
+def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) -> Intent:
+    """The way back of a completed transaction, in whole or in part; for staff and for who received the money.
+
+    Raises NotReversible for a rollback, and for what is pending or failed.
+    """
+
+    def find(session: Session, origin: Origin) -> Found:
+        original = session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
+        staff = caller.role in (Role.TELLER, Role.ADMIN)
+        if original is None or not (staff or caller.id in (original.from_user_id, original.to_user_id)):
+            raise NotFound
+        if not staff and caller.id != original.to_user_id:
+            raise Forbidden("Only staff, or who received the money, may move it back.")
+        if original.type == TransactionType.ROLLBACK or original.status not in ("completed", "rolled_back"):
+            raise NotReversible(f"It is a {original.type} that is {original.status}.")
+        # Of what is fully rolled back nothing is left: the ledger will say so to a rollback of the whole.
+        amount = (original.amount - original.rolled_back_amount) or original.amount
+        if "amount" in body:
+            try:
+                amount = parse_amount(body["amount"], original.currency)
+            except InvalidMoney as error:
+                raise Unprocessable.at("/amount", str(error)) from None
+        source = Party(original.to_account_id, original.to_user_id) if original.to_account_id else None
+        target = Party(original.from_account_id, original.from_user_id) if original.from_account_id else None
+        return Found(source, target, amount, original.currency, reverses_id=transaction_id)
+
+    return Intent(TransactionType.ROLLBACK, find, description=body["reason"])
+
+
+_ORIGINAL = text(
+    """SELECT type, status, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text,
+              amount, currency, rolled_back_amount
+         FROM transactions WHERE id = CAST(:id AS uuid)"""
+)
+
+
+def _told(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body.get(name) for name in ("description", "reference", "metadata")}
+
+
+_ACCOUNT = text("SELECT user_id::text FROM accounts WHERE id = CAST(:id AS uuid) AND kind = 'customer'")
+
+
+def _account(session: Session, account_id: str, owner_id: str | None) -> Party:
+    user_id = session.execute(_ACCOUNT, {"id": account_id}).scalar_one_or_none()
+    if user_id is None or owner_id not in (None, user_id):
+        raise NotFound
+    return Party(account_id, user_id)
+
+
+def _default(session: Session, user_id: str, currency: str, opener: Origin | None) -> Party:
+    """The user's default account; with an `opener` it is opened where there is none."""
+    account_id = accounts.default_account(session, user_id, currency)
+    if account_id is None:
+        if opener is None:
+            raise NotFound(f"There is no default account in {currency}.")
+        account_id = accounts.open_in(session, user_id, currency, None, opener, default_only=True)
+    return Party(account_id, user_id)
+
+
+def _user_named(session: Session, username: str) -> str:
+    query = text("SELECT id::text FROM users WHERE lower(username) = lower(:username)")
+    user_id = session.execute(query, {"username": username}).scalar_one_or_none()
+    if user_id is None:
+        raise NotFound
+    return str(user_id)

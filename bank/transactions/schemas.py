@@ -1,0 +1,156 @@
+"""The bodies, queries and answers of `/transactions`."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+
+from bank.transactions.models import TransactionStatus, TransactionType
+from bank.web.fields import (
+    Amount,
+    Choice,
+    Currency,
+    Identifier,
+    Metadata,
+    Moment,
+    MoneySchema,
+    StrictSchema,
+    Text,
+    resolve_amount,
+)
+from bank.web.paging import PageSchema
+
+_TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
+
+
+def _description() -> Text:
+    return Text(most=500, lines=True, metadata={"example": "Rent for May"})
+
+
+def _reference() -> Text:
+    return Text(most=100, metadata={"example": "INV-2026-0042"})
+
+
+def _exactly_one(data: dict[str, Any], *names: str) -> None:
+    if sum(name in data for name in names) != 1:
+        raise ValidationError(f"Name exactly one of {', '.join(names)}.", names[0])
+
+
+class CreditOrDebit(MoneySchema):
+    """Money from or to the outside."""
+
+    account_id = Identifier()
+    user_id = Identifier(metadata={"description": "In place of the account: the user's default in the currency."})
+    description = _description()
+    metadata = Metadata()
+    reference = _reference()
+    effective_at = Moment(metadata={"description": "Counts from; default: when it is recorded. Not in the future."})
+
+    @validates_schema
+    def _one_account(self, data: dict[str, Any], **kwargs: Any) -> None:
+        _exactly_one(data, "account_id", "user_id")
+
+
+class Transfer(MoneySchema):
+    """Money from an account to another."""
+
+    from_account_id = Identifier(metadata={"description": "Default: the caller's default account in the currency."})
+    to_account_id = Identifier()
+    to_user_id = Identifier()
+    to_username = Text(most=64, metadata={"example": "bob"})
+    description = _description()
+    metadata = Metadata()
+    reference = _reference()
+
+    @validates_schema
+    def _one_target(self, data: dict[str, Any], **kwargs: Any) -> None:
+        _exactly_one(data, "to_account_id", "to_user_id", "to_username")
+
+
+class Rollback(StrictSchema):
+    """How much to move back, and why."""
+
+    amount = Amount(metadata={"description": "Default: what is left of the original.", "example": "12.34"})
+    reason = Text(required=True, most=500, metadata={"example": "Returned goods"})
+
+
+class DryRun(StrictSchema):
+    """Whether to pretend only."""
+
+    dry_run = Choice(["true", "false"], metadata={"description": "Run every check and change nothing."})
+
+
+class History(PageSchema):
+    """Which transactions."""
+
+    account_id = Identifier()
+    user_id = Identifier(metadata={"description": "Staff only."})
+    type = Choice([kind.value for kind in TransactionType])
+    status = Choice([status.value for status in TransactionStatus])
+    currency = Currency()
+    min_amount = Amount(metadata={"description": "Needs `currency`."})
+    max_amount = Amount(metadata={"description": "Needs `currency`."})
+    since = Moment(data_key="from", metadata={"description": "Recorded at or after."})
+    until = Moment(data_key="to", metadata={"description": "Recorded before."})
+    reference = Text(most=100)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:
+        for name in ("min_amount", "max_amount"):
+            if name in data:
+                if "currency" not in data:
+                    raise ValidationError("Needs `currency`.", name)
+                data[name] = resolve_amount(data[name], data["currency"], field=name, allow_zero=True)
+
+
+class TransactionAnswer(Schema):
+    """A transaction."""
+
+    id = fields.UUID()
+    type = fields.String(metadata={"enum": [kind.value for kind in TransactionType]})
+    status = fields.String(metadata={"enum": [status.value for status in TransactionStatus]})
+    from_user_id = fields.UUID(allow_none=True)
+    to_user_id = fields.UUID(allow_none=True)
+    from_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside."})
+    to_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside."})
+    amount = fields.String(metadata={"example": "12.34"})
+    currency = fields.String(metadata={"example": "USD"})
+    to_amount = fields.String(metadata={"example": "12.34"})
+    to_currency = fields.String(metadata={"example": "USD"})
+    rate = fields.String(allow_none=True)
+    description = fields.String(allow_none=True)
+    reference = fields.String(allow_none=True)
+    metadata = fields.Dict(keys=fields.String(), values=fields.String())
+    failure_code = fields.String(allow_none=True, metadata={"example": None})
+    reverses_id = fields.UUID(allow_none=True)
+    rolled_back_amount = fields.String(metadata={"example": "0.00"})
+    batch_id = fields.UUID(allow_none=True)
+    schedule_id = fields.UUID(allow_none=True)
+    effective_at = fields.String(metadata=_TIME)
+    created_at = fields.String(metadata=_TIME)
+    completed_at = fields.String(allow_none=True, metadata=_TIME)
+
+
+class TransactionEntryAnswer(Schema):
+    """One side of a transaction."""
+
+    account_id = fields.UUID()
+    version = fields.Integer()
+    amount = fields.String(metadata={"example": "-12.34"})
+    currency = fields.String()
+    balance = fields.String(allow_none=True, metadata={"description": "Shown to staff and the account's owner."})
+    effective_at = fields.String(metadata=_TIME)
+    created_at = fields.String(metadata=_TIME)
+
+
+class TransactionWithEntries(TransactionAnswer):
+    """A transaction and its two sides."""
+
+    entries = fields.List(fields.Nested(TransactionEntryAnswer))
+
+
+class TransactionPage(Schema):
+    """A page of history."""
+
+    data = fields.List(fields.Nested(TransactionAnswer))
+    next_cursor = fields.String(allow_none=True)
+    has_more = fields.Boolean()

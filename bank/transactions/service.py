@@ -1,0 +1,268 @@
+"""Taking transactions in: one unit of work makes a request durable, then the bell is rung."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+from flask import current_app
+from sqlalchemy import Row, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from bank.config import Config
+from bank.db import reader, unit_of_work
+from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
+from bank.events.types import Origin, TransactionSubmitted
+from bank.ledger.decide import AccountState, Command, Posting, decide
+from bank.ledger.store import load_states
+from bank.ledger.system import lane_of, outside_account_id
+from bank.processing.counters import counters
+from bank.processing.queue import bells
+from bank.transactions import store
+from bank.transactions.parties import Intent
+from bank.transactions.waiting import waiters
+from bank.web.context import new_id
+from bank.web.fields import timestamp
+
+# How long past its own patience a waiting request may still be at work before its key is taken over.
+_GRACE_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the client wants it: its idempotency key, and how many seconds it waits for the outcome (0: not)."""
+
+    key: str | None
+    wait_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to send: the body's bytes, so that a repetition is the same to the byte."""
+
+    status: int
+    body: bytes
+    transaction_id: str
+    replayed: bool = False
+    waited: bool = False
+
+
+def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked) -> Answer:
+    """Make a transaction durable as pending, ring its lane's bell, and wait for it if asked to.
+
+    `intent` finds the parties within the unit of work; `body` is what the idempotency key stands
+    for. Answers 202; with a wait 201 when it was posted, 422 when it was refused. Raises what the
+    intent raises, IdempotencyKeyReused, IdempotencyInProgress and Unavailable.
+    """
+    fingerprint = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+    transaction_id = new_id()
+    if not asked.wait_seconds:
+        return _submit_once(transaction_id, intent, fingerprint, origin, asked)
+    with waiters.expect(transaction_id) as final:
+        asked = asked if final is not None else replace(asked, wait_seconds=0)
+        answer = _submit_once(transaction_id, intent, fingerprint, origin, asked)
+        if final is None or answer.replayed:
+            return answer
+        final.wait(asked.wait_seconds)
+    return _settle(intent.type.value, origin, asked.key, transaction_id)
+
+
+def _submit_once(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:
+    try:
+        with unit_of_work() as session:
+            now, stored = store.find_key(session, origin.actor_id or "", intent.type.value, asked.key or "")
+            if stored is not None:
+                return _replay(stored, fingerprint, intent.type.value, origin, asked.key or "", session)
+            event = _event(session, intent, origin, now, bool(asked.wait_seconds))
+            body = orjson.dumps(store.present(_as_row(transaction_id, event, now)))
+            key = _key(intent.type.value, fingerprint, body, origin, asked)
+            store.submit(session.connection(), transaction_id, event, origin, key)
+    except IntegrityError as error:
+        # Another request with the same key committed between our look and our insert.
+        if asked.key is None or "pk_idempotency_keys" not in str(error.orig):
+            raise
+        return _submit_once(transaction_id, intent, fingerprint, origin, asked)
+    except Unavailable as error:
+        # The other request with this key has not committed yet, and we waited long enough for it.
+        if asked.key is not None and getattr(error.__cause__.orig, "pgcode", None) == "55P03":  # type: ignore[union-attr]
+            raise IdempotencyInProgress from error
+        raise
+    counters.accepted(event.type)
+    bells.ring(event.lane)
+    return Answer(202, body, transaction_id)
+
+
+def _key(route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Asked) -> store.KeyToStore | None:
+    if asked.key is None or origin.actor_id is None:
+        return None
+    waits = asked.wait_seconds > 0
+    return store.KeyToStore(
+        user_id=origin.actor_id,
+        route=route,
+        key=asked.key,
+        fingerprint=fingerprint,
+        status=None if waits else 202,
+        body=None if waits else body,
+        wait_seconds=asked.wait_seconds + _GRACE_SECONDS if waits else 0,
+    )
+
+
+def _replay(
+    stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: Origin, key: str, session: Session
+) -> Answer:
+    """The first answer again. A first request that died while it waited is answered from what became of it."""
+    if stored.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    if stored.status is None or stored.body is None:
+        if not stored.overdue:
+            raise IdempotencyInProgress
+        status, body = _outcome(session, stored.transaction_id)
+        store.store_answer(session, origin.actor_id or "", route, key, status, body)
+        return Answer(status, body, stored.transaction_id, replayed=True)
+    return Answer(stored.status, stored.body, stored.transaction_id, replayed=True)
+
+
+def _settle(route: str, origin: Origin, key: str | None, transaction_id: str) -> Answer:
+    """The answer at the end of a wait, kept with the key before it is given."""
+    if key is None:
+        with reader() as session:
+            status, body = _outcome(session, transaction_id)
+    else:
+        with unit_of_work() as session:
+            status, body = _outcome(session, transaction_id)
+            store.store_answer(session, origin.actor_id or "", route, key, status, body)
+    return Answer(status, body, transaction_id, waited=True)
+
+
+def _outcome(session: Session, transaction_id: str) -> tuple[int, bytes]:
+    """Status and body that tell what became of a transaction. A refusal's body is the transaction's too:
+    the view makes the problem around it."""
+    row = store.get(session, transaction_id)
+    if row is None:
+        raise LookupError(f"transaction {transaction_id} was committed and is gone")
+    status = {"pending": 202, "failed": 422}.get(row.status, 201)
+    return status, orjson.dumps(store.present(row))
+
+
+def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awaited: bool) -> TransactionSubmitted:
+    """What will be recorded: the intent with its parties found. Raises Unprocessable for a time to come."""
+    config: Config = current_app.config["BANK"]
+    if intent.effective_at is not None and intent.effective_at > now:
+        raise Unprocessable.at("/effective_at", "Lies in the future.")
+    found = intent.find(session, origin)
+    # The lane orders what an account spends; money from the outside is ordered by who receives it.
+    orders = found.source or found.target
+    if orders is None:
+        raise AssertionError("A transaction has an account on one side at least.")
+    return TransactionSubmitted(
+        lane=lane_of(orders.account_id, config.lanes),
+        type=intent.type.value,
+        from_user_id=found.source.user_id if found.source else None,
+        to_user_id=found.target.user_id if found.target else None,
+        from_account_id=found.source.account_id if found.source else None,
+        to_account_id=found.target.account_id if found.target else None,
+        amount=found.amount,
+        currency=found.currency,
+        to_amount=found.amount,
+        to_currency=found.currency,
+        rate=None,
+        description=intent.description,
+        reference=intent.reference,
+        metadata=intent.metadata,
+        reverses_id=found.reverses_id,
+        awaited=awaited,
+        effective_at=timestamp(intent.effective_at),
+    )
+
+
+def _as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetime, **changes: Any) -> SimpleNamespace:
+    """The row that `event` makes, before it is there."""
+    row = SimpleNamespace(
+        id=transaction_id,
+        status="pending",
+        failure_code=None,
+        rolled_back_amount=0,
+        created_at=now,
+        completed_at=None,
+        **{name: getattr(event, name) for name in event.__slots__},
+    )
+    row.effective_at = datetime.fromisoformat(event.effective_at) if event.effective_at else now
+    for name, value in changes.items():
+        setattr(row, name, value)
+    return row
+
+
+def preview(intent: Intent, origin: Origin) -> dict[str, Any]:
+    """What would become of it, decided by the same code on the present state, and written nowhere.
+
+    Returns the transaction as it would be, with `id` null, its `entries`, and `dry_run` true.
+    """
+    with unit_of_work() as session:
+        now, _ = store.find_key(session, origin.actor_id or "", intent.type.value, "")
+        event = _event(session, intent, origin, now, False)
+        command = Command(
+            transaction_id="",
+            from_account_id=event.from_account_id or outside_account_id(event.currency, event.lane),
+            to_account_id=event.to_account_id or outside_account_id(event.to_currency, event.lane),
+            amount=event.amount,
+            currency=event.currency,
+            effective_at=now,
+            reverses_id=event.reverses_id,
+        )
+        states = load_states(session.connection(), [command], lock=False)
+        # Parties that would be opened on the way were opened in this unit of work; it ends without them.
+        session.rollback()
+    outcome = decide([command], states.accounts, states.originals)[0]
+    if isinstance(outcome, Posting):
+        row = _as_row(None, event, now, status="completed", completed_at=states.posted_at)
+    else:
+        row = _as_row(None, event, now, status="failed", failure_code=outcome.code.value)
+    entries = outcome.entries if isinstance(outcome, Posting) else ()
+    own = {event.from_account_id: event.from_user_id, event.to_account_id: event.to_user_id}
+    shown = [
+        SimpleNamespace(
+            account_id=entry.account_id,
+            user_id=own.get(entry.account_id),
+            version=entry.version,
+            amount=entry.amount,
+            currency=event.currency,
+            balance=entry.balance,
+            effective_at=row.effective_at,
+            posted_at=states.posted_at,
+        )
+        for entry in entries
+    ]
+    return {
+        **store.present(row),
+        "dry_run": True,
+        "entries": [store.present_entry(entry, origin.actor_id) for entry in shown],
+    }
+
+
+def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
+    """One transaction with its `entries`, for staff (`viewer_id` None) or one of its parties. Raises NotFound."""
+    with reader() as session:
+        row = store.get(session, transaction_id)
+        if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
+            raise NotFound
+        entries = store.entries_of(session, transaction_id)
+    return {**store.present(row), "entries": [store.present_entry(entry, viewer_id) for entry in entries]}
+
+
+def history(query: store.HistoryQuery, viewer_id: str | None, user_id: str | None) -> Sequence[Row[Any]]:
+    """A page of transactions. A customer (`viewer_id`) sees those of their own accounts; staff all, or those
+    of `user_id`. An account in the query must be one of these, else NotFound."""
+    owner_id = viewer_id or user_id
+    with reader() as session:
+        if owner_id is not None:
+            ids = text("SELECT id::text FROM accounts WHERE user_id = CAST(:user AS uuid)")
+            own = session.execute(ids, {"user": owner_id}).scalars().all()
+            if query.account_ids is None:
+                query = replace(query, account_ids=own)
+            elif not set(query.account_ids) <= set(own):
+                raise NotFound
+        return store.history(session, query)

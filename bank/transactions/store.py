@@ -1,0 +1,276 @@
+"""The SQL of transactions: taking one in, reading one, reading history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.orm import Session
+
+from bank.events.types import Origin, TransactionSubmitted
+from bank.money import format_amount
+from bank.web.fields import timestamp
+
+COLUMNS = """
+    t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
+    t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
+    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version,
+    t.effective_at, t.created_at, t.completed_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What is kept with an idempotency key: the first answer, or none while the first request waits."""
+
+    fingerprint: bytes
+    transaction_id: str
+    status: int | None
+    body: bytes | None
+    overdue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyToStore:
+    """An idempotency key and the answer to store with it; `status` None for a request that will wait
+    up to `wait_seconds` for the outcome."""
+
+    user_id: str
+    route: str
+    key: str
+    fingerprint: bytes
+    status: int | None
+    body: bytes | None
+    wait_seconds: int
+
+
+def find_key(session: Session, user_id: str, route: str, key: str) -> tuple[datetime, StoredAnswer | None]:
+    """The database's time, and what is stored with the key, if it was used before."""
+    row = session.execute(
+        text(
+            """SELECT now(), k.fingerprint, k.transaction_id::text, k.response_status, k.response_body,
+                      k.answer_by < now()
+                 FROM (SELECT 1) one
+                 LEFT JOIN idempotency_keys k
+                   ON k.user_id = CAST(:user_id AS uuid) AND k.route = :route AND k.key = :key"""
+        ),
+        {"user_id": user_id, "route": route, "key": key},
+    ).one()
+    if row[1] is None:
+        return row[0], None
+    body = None if row[4] is None else bytes(row[4])
+    return row[0], StoredAnswer(bytes(row[1]), row[2], row[3], body, bool(row[5]))
+
+
+def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> None:
+    """Keep the answer that a waiting request is about to give, unless another request gave one before."""
+    session.execute(
+        text(
+            """UPDATE idempotency_keys SET response_status = :status, response_body = :body
+                WHERE user_id = CAST(:user_id AS uuid) AND route = :route AND key = :key
+                  AND response_status IS NULL"""
+        ),
+        {"user_id": user_id, "route": route, "key": key, "status": status, "body": body},
+    )
+
+
+# One statement takes a transaction in. The transaction id is read first and on purpose: it must be
+# taken before the event's position, which is the `seq` that lanes are claimed by (see
+# `bank.ledger.store.claim`), and a CTE is the only order PostgreSQL keeps.
+_SUBMIT = """
+WITH begun AS MATERIALIZED (
+    SELECT pg_current_xact_id() AS xid
+), event AS (
+    INSERT INTO events (stream_id, version, type, data, actor_id, request_id, trace_id)
+    SELECT %(id)s::uuid, 1, 'TransactionSubmitted', %(data)s::json, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
+      FROM begun WHERE xid IS NOT NULL
+    RETURNING position, recorded_at
+), submitted AS (
+    INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
+                              amount, currency, to_amount, to_currency, description, reference, metadata,
+                              reverses_id, actor_id, request_id, awaited, effective_at, created_at)
+    SELECT %(id)s::uuid, position, %(lane)s, %(type)s, 'pending', %(from_user_id)s::uuid, %(to_user_id)s::uuid,
+           %(from_account_id)s::uuid, %(to_account_id)s::uuid, %(amount)s, %(currency)s, %(to_amount)s,
+           %(to_currency)s, %(description)s, %(reference)s, %(metadata)s::json, %(reverses_id)s::uuid,
+           %(actor_id)s::uuid, %(request_id)s, %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at),
+           recorded_at
+      FROM event
+), audited AS (
+    INSERT INTO audit_logs (entity_type, entity_id, action, details, actor_id, address, request_id)
+    VALUES ('transaction', %(id)s::uuid, %(action)s, %(details)s::json, %(actor_id)s::uuid, %(address)s, %(request_id)s)
+), keyed AS (
+    INSERT INTO idempotency_keys (user_id, route, key, fingerprint, transaction_id, response_status, response_body,
+                                  answer_by)
+    SELECT %(actor_id)s::uuid, %(route)s, %(key)s, %(fingerprint)s, %(id)s::uuid, %(response_status)s,
+           %(response_body)s, now() + make_interval(secs => %(wait_seconds)s)
+     WHERE %(key)s IS NOT NULL
+)
+SELECT position FROM event
+"""
+
+
+def submit(
+    connection: Connection, transaction_id: str, event: TransactionSubmitted, origin: Origin, key: KeyToStore | None
+) -> None:
+    """Insert a pending transaction, its event, its audit row and its idempotency key.
+
+    Raises sqlalchemy.exc.IntegrityError when the key was committed by another request meanwhile.
+    """
+    data = orjson.dumps(event).decode()
+    connection.exec_driver_sql(
+        _SUBMIT,
+        {
+            "id": transaction_id,
+            "data": data,
+            "lane": event.lane,
+            "type": event.type,
+            "from_user_id": event.from_user_id,
+            "to_user_id": event.to_user_id,
+            "from_account_id": event.from_account_id,
+            "to_account_id": event.to_account_id,
+            "amount": event.amount,
+            "currency": event.currency,
+            "to_amount": event.to_amount,
+            "to_currency": event.to_currency,
+            "description": event.description,
+            "reference": event.reference,
+            "metadata": None if event.metadata is None else orjson.dumps(event.metadata).decode(),
+            "reverses_id": event.reverses_id,
+            "awaited": event.awaited,
+            "effective_at": event.effective_at,
+            "actor_id": origin.actor_id,
+            "request_id": origin.request_id,
+            "trace_id": origin.trace_id,
+            "address": origin.address,
+            "action": f"transaction.{event.type}",
+            "details": orjson.dumps({"amount": event.amount, "currency": event.currency}).decode(),
+            "route": key.route if key else None,
+            "key": key.key if key else None,
+            "fingerprint": key.fingerprint if key else None,
+            "response_status": key.status if key else None,
+            "response_body": key.body if key else None,
+            "wait_seconds": key.wait_seconds if key else 0,
+        },
+    )
+
+
+def get(session: Session, transaction_id: str) -> Row[Any] | None:
+    """One transaction."""
+    query = text(f"SELECT {COLUMNS} FROM transactions t WHERE t.id = CAST(:id AS uuid)")
+    return session.execute(query, {"id": transaction_id}).one_or_none()
+
+
+def entries_of(session: Session, transaction_id: str) -> Sequence[Row[Any]]:
+    """The entries of a transaction with the owner of each account, what went out first."""
+    return session.execute(
+        text(
+            """SELECT e.account_id::text, a.user_id::text, e.version, e.amount, e.currency, e.balance,
+                      e.effective_at, e.posted_at
+                 FROM entries e JOIN accounts a ON a.id = e.account_id
+                WHERE e.transaction_id = CAST(:id AS uuid) ORDER BY e.amount, e.account_id"""
+        ),
+        {"id": transaction_id},
+    ).all()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """What of history to show: None filters nothing. Amounts are minor units, `since` counts, `until` does not.
+
+    `account_ids` None means all accounts; `before` is the `seq` of the last row of the page before.
+    """
+
+    account_ids: Sequence[str] | None
+    limit: int
+    type: str | None = None
+    status: str | None = None
+    currency: str | None = None
+    min_amount: int | None = None
+    max_amount: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    reference: str | None = None
+    before: int | None = None
+
+
+_CONDITIONS = {
+    "type": "t.type = :type",
+    "status": "t.status = :status",
+    "currency": "t.currency = :currency",
+    "min_amount": "t.amount >= :min_amount",
+    "max_amount": "t.amount <= :max_amount",
+    "since": "t.created_at >= :since",
+    "until": "t.created_at < :until",
+    "reference": "t.reference = :reference",
+    "before": "t.seq < :before",
+}
+
+
+def history(session: Session, query: HistoryQuery) -> Sequence[Row[Any]]:
+    """Transactions newest first; one more than `limit` when more follow."""
+    parameters = {name: value for name in _CONDITIONS if (value := getattr(query, name)) is not None}
+    conditions = "".join(f" AND {_CONDITIONS[name]}" for name in parameters)
+    if query.account_ids is None:
+        source = f"SELECT t.seq FROM transactions t WHERE true {conditions}"
+    else:
+        # Each account has its own index order, on either side; the newest of each are merged here,
+        # so a page costs the same at any depth and however much other accounts do.
+        sides = [
+            f"""SELECT side.seq FROM unnest(CAST(:accounts AS uuid[])) AS account (id) CROSS JOIN LATERAL (
+                    SELECT t.seq FROM transactions t WHERE t.{column} = account.id {conditions}
+                     ORDER BY t.seq DESC LIMIT :limit) side"""
+            for column in ("from_account_id", "to_account_id")
+        ]
+        source = " UNION ".join(sides)
+    statement = f"""
+        WITH page AS MATERIALIZED ({source} ORDER BY seq DESC LIMIT :limit)
+        SELECT {COLUMNS} FROM page JOIN transactions t USING (seq) ORDER BY t.seq DESC
+    """
+    accounts = None if query.account_ids is None else "{" + ",".join(query.account_ids) + "}"
+    return session.execute(text(statement), {**parameters, "accounts": accounts, "limit": query.limit + 1}).all()
+
+
+def present(row: Any) -> dict[str, Any]:
+    """The transaction as the API shows it. `row` is a Row of COLUMNS, or anything with the same names."""
+    currency = row.currency
+    return {
+        "id": row.id,
+        "type": row.type,
+        "status": row.status,
+        "from_user_id": row.from_user_id,
+        "to_user_id": row.to_user_id,
+        "from_account_id": row.from_account_id,
+        "to_account_id": row.to_account_id,
+        "amount": format_amount(row.amount, currency),
+        "currency": currency,
+        "to_amount": format_amount(row.to_amount, row.to_currency),
+        "to_currency": row.to_currency,
+        "rate": row.rate,
+        "description": row.description,
+        "reference": row.reference,
+        "metadata": row.metadata or {},
+        "failure_code": row.failure_code,
+        "reverses_id": row.reverses_id,
+        "rolled_back_amount": format_amount(row.rolled_back_amount, currency),
+        "batch_id": None,
+        "schedule_id": None,
+        "effective_at": timestamp(row.effective_at),
+        "created_at": timestamp(row.created_at),
+        "completed_at": timestamp(row.completed_at),
+    }
+
+
+def present_entry(row: Any, viewer_id: str | None) -> dict[str, Any]:
+    """An entry of a transaction. Its balance is shown to staff (`viewer_id` None) and to the account's owner only."""
+    mine = viewer_id is None or row.user_id == viewer_id
+    return {
+        "account_id": row.account_id,
+        "version": row.version,
+        "amount": format_amount(row.amount, row.currency),
+        "currency": row.currency,
+        "balance": format_amount(row.balance, row.currency) if mine else None,
+        "effective_at": timestamp(row.effective_at),
+        "created_at": timestamp(row.posted_at),
+    }

@@ -1,0 +1,153 @@
+"""`/transactions`."""
+
+import re
+from typing import Any
+from uuid import UUID
+
+import orjson
+from flask import Response, request
+from flask_smorest import Blueprint
+
+from bank.auth.guard import login_required, origin, principal
+from bank.errors import Forbidden, LedgerRefused, Unprocessable
+from bank.transactions import parties, schemas, service, store
+from bank.transactions.models import TransactionType
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.body import json_response
+from bank.web.conditional import resource
+
+blp = Blueprint("transactions", __name__, url_prefix="/api/v1/transactions", description="Moving money.")
+
+_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+_KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([0-9]{1,2})\s*(?:$|,|;)", re.ASCII | re.IGNORECASE)
+
+_HEADERS = [
+    {
+        "in": "header",
+        "name": "Idempotency-Key",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "description": "The same key and body again: the first answer again, and the money moves once.",
+    },
+    {
+        "in": "header",
+        "name": "Prefer",
+        "schema": {"type": "string", "example": "wait=5"},
+        "description": "Hold the answer for up to 1 to 30 seconds, until the transaction is final (RFC 7240).",
+    },
+]
+
+
+def _asked() -> service.Asked:
+    """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise Unprocessable.at("/headers/Idempotency-Key", "Must be 1 to 255 printable ASCII characters.")
+    wait = _WAIT.search(request.headers.get("Prefer", ""))
+    # RFC 7240, 2: a preference that cannot be honoured is ignored.
+    seconds = int(wait[1]) if wait and 1 <= int(wait[1]) <= 30 else 0
+    return service.Asked(key, seconds)
+
+
+def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
+    if query.get("dry_run") == "true":
+        return json_response(service.preview(intent, origin()))
+    asked = _asked()
+    answer = service.submit(intent, body, origin(), asked)
+    headers = {}
+    if answer.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if answer.waited:
+        headers["Preference-Applied"] = f"wait={asked.wait_seconds}"
+    if answer.status == 422:
+        transaction = orjson.loads(answer.body)
+        raise LedgerRefused(transaction["failure_code"], transaction, headers)
+    headers["Location"] = f"/api/v1/transactions/{answer.transaction_id}"
+    return Response(answer.body, status=answer.status, mimetype="application/json", headers=headers)
+
+
+@blp.route("/credit", methods=["POST"])
+@login_required(*_MOVERS)
+@blp.doc(parameters=_HEADERS)
+@blp.arguments(schemas.CreditOrDebit)
+@blp.arguments(schemas.DryRun, location="query")
+@blp.response(202, schemas.TransactionAnswer)
+@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
+def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
+    """Bring money in from the outside
+
+    A teller's act, unless the bank lets customers deposit for themselves.
+    """
+    return _submit(parties.credit_or_debit(TransactionType.CREDIT, principal(), body), body, query)
+
+
+@blp.route("/debit", methods=["POST"])
+@login_required(*_MOVERS)
+@blp.doc(parameters=_HEADERS)
+@blp.arguments(schemas.CreditOrDebit)
+@blp.arguments(schemas.DryRun, location="query")
+@blp.response(202, schemas.TransactionAnswer)
+@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
+def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
+    """Pay money out to the outside"""
+    return _submit(parties.credit_or_debit(TransactionType.DEBIT, principal(), body), body, query)
+
+
+@blp.route("/transfer", methods=["POST"])
+@login_required(*_MOVERS)
+@blp.doc(parameters=_HEADERS)
+@blp.arguments(schemas.Transfer)
+@blp.arguments(schemas.DryRun, location="query")
+@blp.response(202, schemas.TransactionAnswer)
+@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
+def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
+    """Move money to another account"""
+    return _submit(parties.transfer(principal(), body), body, query)
+
+
+@blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
+@login_required(*_MOVERS)
+@blp.doc(parameters=_HEADERS)
+@blp.arguments(schemas.Rollback)
+@blp.arguments(schemas.DryRun, location="query")
+@blp.response(202, schemas.TransactionAnswer)
+@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
+def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Move money back, the whole or a part
+
+    By staff, or by who received it (a refund).
+    """
+    asked_for = {**body, "transaction_id": str(transaction_id)}
+    return _submit(parties.rollback(principal(), str(transaction_id), body), asked_for, query)
+
+
+@blp.route("/history", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.History, location="query")
+@blp.response(200, schemas.TransactionPage)
+def history(query: dict[str, Any]) -> Response:
+    """List transactions, newest first"""
+    viewer_id = _viewer()
+    if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
+        raise Forbidden("Only staff may name a user.")
+    filters = {name: value for name, value in query.items() if name not in ("account_id", "user_id", "cursor")}
+    wanted = store.HistoryQuery(
+        account_ids=[query["account_id"]] if "account_id" in query else None, before=paging.after(query), **filters
+    )
+    rows = service.history(wanted, viewer_id, query.get("user_id"))
+    return paging.page(query, [store.present(row) for row in rows], [row.seq for row in rows])
+
+
+@blp.route("/<uuid:transaction_id>", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.TransactionWithEntries)
+def get_transaction(transaction_id: UUID) -> Response:
+    """Read one transaction with its entries"""
+    found = service.get(str(transaction_id), _viewer())
+    return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
+
+
+def _viewer() -> str | None:
+    """None for staff, who may read everything; else the caller's id."""
+    return principal().id if principal().role == Role.CUSTOMER else None

@@ -20,7 +20,7 @@ def create_app(config: Config | None = None) -> Flask:
     from bank.auth import tokens
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
-    from bank.observability import health, logs, metrics
+    from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
@@ -53,6 +53,7 @@ def create_app(config: Config | None = None) -> Flask:
     limits.init_app(app)
     tokens.init_app(app)
     metrics.init_app(app)
+    stats.init_app(app)
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)

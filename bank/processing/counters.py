@@ -44,18 +44,22 @@ class Counters:
         self._batched = 0
         self._largest_batch = 0
         self._last_oldest_seconds = 0.0
-        self._listeners: list[Callable[[BatchDone | str], None]] = []
+        self._listeners: dict[str, Callable[[BatchDone | str], None]] = {}
 
-    def listen(self, listener: Callable[[BatchDone | str], None]) -> None:
-        """Call `listener` with each BatchDone, and with the type of each accepted transaction."""
+    def listen(self, name: str, listener: Callable[[BatchDone | str], None]) -> None:
+        """Call `listener` with each BatchDone, and with the type of each accepted transaction.
+
+        It is called with the lock held, so it must be quick. A second one of a name takes the place
+        of the first: a process may build several applications and still counts once.
+        """
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners[name] = listener
 
     def accepted(self, transaction_type: str, count: int = 1) -> None:
         """Count `count` transactions that a client was told 202 for."""
         with self._lock:
             self._accepted[transaction_type] += count
-            for listener in self._listeners:
+            for listener in self._listeners.values():
                 listener(transaction_type)
 
     def batch_done(self, batch: BatchDone) -> None:
@@ -68,7 +72,7 @@ class Counters:
             self._batched += batch.size
             self._largest_batch = max(self._largest_batch, batch.size)
             self._last_oldest_seconds = batch.oldest_seconds
-            for listener in self._listeners:
+            for listener in self._listeners.values():
                 listener(batch)
 
     def snapshot(self) -> dict[str, Any]:

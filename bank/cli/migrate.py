@@ -1,0 +1,52 @@
+"""`bank migrate`: bring the schema up to date and put in what a bank cannot be without."""
+
+import os
+
+import click
+from flask_migrate import upgrade
+from sqlalchemy import text
+
+from bank import create_app
+from bank.accounts.service import ensure_all_outside
+from bank.auth import passwords
+from bank.config import Config
+from bank.db import unit_of_work
+from bank.events.types import Origin
+from bank.users import service as users
+from bank.users.models import Role
+
+
+@click.command("migrate")
+def command() -> None:
+    """Upgrade the schema, add lanes, and make the administrator `admin` where there is none.
+
+    The administrator's password is taken from BANK_ADMIN_PASSWORD, and only at the first time: later it
+    is changed through the API. Safe to run again and while the bank runs.
+    """
+    app = create_app()
+    with app.app_context():
+        upgrade(directory=os.path.join(os.path.dirname(app.root_path), "migrations"))
+        add_lanes(app.config["BANK"])
+        make_administrator(os.environ.get("BANK_ADMIN_PASSWORD"))
+
+
+def add_lanes(config: Config) -> None:
+    """Make lanes 0 to `lanes` - 1, and the bank's own accounts on them."""
+    with unit_of_work() as session:
+        session.execute(
+            text("INSERT INTO lanes (lane) SELECT generate_series(0, :last) ON CONFLICT DO NOTHING"),
+            {"last": config.lanes - 1},
+        )
+    ensure_all_outside(Origin())
+
+
+def make_administrator(password: str | None) -> None:
+    """Make the user `admin` with that password, unless there is one. Without a password, nobody is made."""
+    if not password:
+        return
+    with unit_of_work() as session:
+        if session.execute(text("SELECT 1 FROM users WHERE lower(username) = 'admin'")).one_or_none():
+            return
+    hashed = passwords.hash(password)
+    with unit_of_work() as session:
+        users.create_user(session, "admin", "admin@bank.example", hashed, Role.ADMIN, Origin())

@@ -1,0 +1,51 @@
+"""`/metrics`: what Prometheus scrapes, added up over all processes that share PROMETHEUS_MULTIPROC_DIR."""
+
+import os
+
+from flask import Flask
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
+from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
+
+from bank.money import exponent
+from bank.processing.counters import BatchDone, counters
+
+_accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
+_posted = Counter("bank_transactions_posted_total", "Transactions posted.", ["type"])
+_failed = Counter("bank_transactions_failed_total", "Transactions the ledger refused.", ["code"])
+_volume = Counter("bank_volume_total", "Money posted, in units of the currency.", ["currency"])
+_batch = Histogram(
+    "bank_batch_size_transactions", "Transactions a commit of the drain.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+_batch_seconds = Histogram("bank_batch_duration_seconds", "From claiming a batch to its commit.")
+_age = Gauge(
+    "bank_queue_oldest_seconds", "How old the oldest transaction of the last batch was.", ["lane"],
+    multiprocess_mode="mostrecent",
+)
+
+
+def init_app(app: Flask) -> None:
+    """Serve `/metrics`, with requests counted by endpoint and never by path: paths hold ids."""
+    exporter = (
+        GunicornInternalPrometheusMetrics if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else PrometheusMetrics
+    )
+    exporter.for_app_factory(
+        group_by="endpoint", defaults_prefix=NO_PREFIX, default_latency_as_histogram=True, excluded_paths=["^/metrics"]
+    ).init_app(app)
+    counters.listen("metrics", _observe)
+
+
+def _observe(happened: BatchDone | str) -> None:
+    if isinstance(happened, str):
+        _accepted.labels(happened).inc()
+        return
+    for kind, count in happened.posted.items():
+        _posted.labels(kind).inc(count)
+    for code, count in happened.failed.items():
+        _failed.labels(code).inc(count)
+    for currency, minor in happened.volume.items():
+        # Prometheus knows floats only; this is for graphs and no money is ever decided by it.
+        _volume.labels(currency).inc(minor / 10 ** exponent(currency))
+    _batch.observe(happened.size)
+    _batch_seconds.observe(happened.took_seconds)
+    _age.labels(str(happened.lane)).set(happened.oldest_seconds)

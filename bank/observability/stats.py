@@ -1,0 +1,98 @@
+"""The counters of all processes, gathered through Redis, and the queue as the database sees it."""
+
+import time
+from threading import Event, Thread
+from typing import Any
+
+import orjson
+import structlog
+from flask import Flask
+from redis.exceptions import RedisError
+from sqlalchemy import text
+
+from bank.db import reader
+from bank.money import format_amount
+from bank.processing.counters import PROCESS_NAME, BatchDone, add_up, counters
+from bank.processing.queue import redis
+
+log = structlog.get_logger(__name__)
+
+_KEY = "bank:counters"
+
+# A process that has not published for this long is gone; its numbers stay in Prometheus.
+_FORGET_SECONDS = 3600.0
+_PUBLISH_SECONDS = 1.0
+
+
+class Publisher:
+    """Publishes this process's numbers to Redis after they changed, at most once a second, from a thread of its own."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._changed = Event()
+        self._thread: Thread | None = None
+
+    def __call__(self, happened: BatchDone | str) -> None:
+        self._changed.set()
+        # At the first number and not at import: the thread must be born in the process that counts.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = Thread(target=self._run, name="counters", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        rest = Event()
+        while self._changed.wait():
+            self._changed.clear()
+            with self._app.app_context():
+                publish()
+            rest.wait(_PUBLISH_SECONDS)
+
+
+def init_app(app: Flask) -> None:
+    """Publish what this process counts."""
+    counters.listen("publisher", Publisher(app))
+
+
+def publish() -> None:
+    """Put this process's numbers where `gather` finds them. A Redis that is away loses nothing but freshness."""
+    try:
+        redis().hset(_KEY, PROCESS_NAME, orjson.dumps({"at": time.time(), **counters.snapshot()}))
+    except RedisError as error:
+        log.warning("counters_not_published", error=str(error))
+
+
+def gather() -> dict[str, Any]:
+    """All processes' numbers added up, each process's own, and the queue.
+
+    Volumes are decimal strings by currency; times are seconds.
+    """
+    publish()
+    try:
+        published = {name.decode(): orjson.loads(raw) for name, raw in redis().hgetall(_KEY).items()}
+    except RedisError:
+        published = {PROCESS_NAME: {"at": time.time(), **counters.snapshot()}}
+    live = {name: numbers for name, numbers in published.items() if time.time() - numbers["at"] < _FORGET_SECONDS}
+    totals = add_up(list(live.values()))
+    totals["volume"] = {
+        currency: format_amount(minor, currency) for currency, minor in totals["volume"].items()
+    }
+    return {**totals, "queue": _queue(), "processes": sorted(live)}
+
+
+def _queue() -> dict[str, Any]:
+    """What waits now, by lane, and how old the oldest is."""
+    with reader() as session:
+        rows = session.execute(
+            text(
+                """SELECT l.lane, count(t.seq), EXTRACT(epoch FROM now() - min(t.created_at))
+                     FROM lanes l JOIN transactions t ON t.lane = l.lane AND t.seq > l.position
+                                                     AND t.status = 'pending'
+                    GROUP BY l.lane ORDER BY l.lane"""
+            )
+        ).all()
+    lanes = [{"lane": lane, "pending": count, "oldest_seconds": round(age, 3)} for lane, count, age in rows]
+    return {
+        "pending": sum(lane["pending"] for lane in lanes),
+        "oldest_seconds": max((lane["oldest_seconds"] for lane in lanes), default=0),
+        "lanes": lanes,
+    }

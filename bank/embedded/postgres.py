@@ -16,7 +16,7 @@ from bank.processes import spawn
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",  # loopback serves; a socket's path would have to be under 108 bytes
-    "max_connections": "100",
+    "max_connections": "200",  # four processes with a pool of twenty or so each, tests and a person besides
     "shared_buffers": "256MB",
     "synchronous_commit": "on",  # a 202 is a promise; it must outlive the machine's power
     "wal_compression": "on",

@@ -48,6 +48,8 @@ class Server:
 
     name: str
     title: str
+    # Where its files lie; known once it is open.
+    home: Path
     # What ends it cleanly, what ends it if that takes too long, and the seconds each may take.
     stop_signals: tuple[tuple[signal.Signals, float], ...]
 

@@ -1,0 +1,45 @@
+"""How gunicorn serves the API: `gunicorn -c bank/gunicorn.py wsgi:app`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import multiprocess
+
+bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+workers = int(os.environ.get("BANK_WEB_WORKERS", "2"))
+worker_class = "gthread"
+threads = int(os.environ.get("BANK_WEB_THREADS", "16"))
+
+# Each process opens its own database and Redis connections: a pool that crosses a fork hands one
+# process the other's rows.
+preload_app = False
+
+# The gthread worker does not end a request that takes long, so `timeout` only notices a worker
+# whose main loop hangs; requests are bounded by the database's statement and lock timeouts.
+timeout = 60
+# Longer than the longest answer held back by `Prefer: wait`, so that a deploy cuts off nobody.
+graceful_timeout = 35
+keepalive = 30
+
+# The heartbeat file of each worker: on a disk that is busy, touching it can stall the worker.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, and gunicorn makes its own names there
+
+# Tokens and cursors fit into half of this.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+# A socket that takes commands would be one more thing to guard.
+control_socket_disable = True
+
+# The application writes its own line for each request, with what it knows and gunicorn does not.
+accesslog = None
+errorlog = "-"
+loglevel = "info"
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Let go of the gauges of a worker that ended, which would otherwise count for ever."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        multiprocess.mark_process_dead(worker.pid)

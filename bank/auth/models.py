@@ -24,21 +24,28 @@ class Login(Base):
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     refreshed_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
-    # Why it ended: logout, refresh_reused, password_changed, user_frozen, user_deleted, role_changed.
+    # Why it ended: logout, refresh_reused, password_changed, user_frozen, user_deleted.
     end_reason: Mapped[str | None] = mapped_column(Text)
     address: Mapped[str | None] = mapped_column(Text)
     user_agent: Mapped[str | None] = mapped_column(Text)
 
-    __table_args__ = (Index("ix_logins_user_id", "user_id"),)
+    # By user: to end all. With the address: has this user logged in from there before (bank.auth.throttle)?
+    __table_args__ = (Index("ix_logins_user_id", "user_id", "address"),)
 
 
 class LoginFailure(Base):
-    """Failed logins by name and by address, for the throttle. In Postgres, so that it holds over
+    """Wrong passwords by whom and by where, for the throttle. In Postgres, so that it holds over
     all processes and does not forget when Redis does."""
 
     __tablename__ = "login_failures"
 
-    # "user:<lower-case name>" or "address:<ip>".
+    # What is counted; bank.auth.throttle says how it is made. Digests, since people type passwords
+    # into the field for the name.
     subject: Mapped[str] = mapped_column(Text, primary_key=True)
     failures: Mapped[int] = mapped_column()
+    # The failures are those since then, for a quarter of an hour; then counting starts anew.
+    counted_since: Mapped[datetime] = mapped_column(Instant)
     last_failed_at: Mapped[datetime] = mapped_column(Instant)
+
+    # By age, to sweep out what no longer counts.
+    __table_args__ = (Index("ix_login_failures_counted_since", "counted_since"),)

@@ -48,6 +48,11 @@ class User(Base):
         CheckConstraint("status IN ('active', 'frozen', 'deleted')", name="status"),
         # Names are ASCII and emails are compared without case, so lower() is enough to keep
         # "Alice" and "alice" one person. The name of a deleted user is not given out again.
-        Index("uq_users_username", text("lower(username)"), unique=True),
-        Index("uq_users_email", text("lower(email)"), unique=True),
+        # text_pattern_ops: the same index serves = and the prefixes of a search, whatever the collation.
+        Index("uq_users_username", text("lower(username) text_pattern_ops"), unique=True),
+        Index("uq_users_email", text("lower(email) text_pattern_ops"), unique=True),
+        # The list by role; and who the last active admin is.
+        Index("ix_users_role", "role", "id"),
+        # The list of the few who are frozen or deleted.
+        Index("ix_users_not_active", "status", "id", postgresql_where=text("status <> 'active'")),
     )

@@ -1,0 +1,77 @@
+"""The bodies and answers of `/auth`, and the fields that a user is known by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields
+
+from bank.auth.passwords import MAX_LENGTH
+from bank.web.body import storable
+from bank.web.fields import StrictSchema, Text
+
+# ASCII only: no two names look the same and are not. No @, so that no name is another's email.
+_USERNAME = r"[A-Za-z0-9][A-Za-z0-9._-]{2,63}"
+
+# What browsers take in <input type=email> (WHATWG HTML, 4.10.5.1.5), with a dot in the domain. Only a
+# mail that arrives proves an address; this keeps out what is none.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+"
+
+
+class Username(Text):
+    """The name a user logs in by: 3 to 64 ASCII letters, digits and `._-`, a letter or digit first. Unique without case."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(least=3, most=64, pattern=_USERNAME, metadata={"example": "alice"}, **kwargs)
+
+
+class Email(Text):
+    """An email address in ASCII. Unique without case, kept as it was given."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # RFC 5321, 4.5.3.1.3, less the angle brackets.
+        super().__init__(least=6, most=254, pattern=_EMAIL, metadata={"format": "email", "example": "alice@example.com"}, **kwargs)
+
+
+class Password(fields.String):
+    """A password as it was typed: nothing is trimmed, cut off or refused for its characters, spaces and tabs included."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        metadata = {"format": "password", "minLength": 1, "maxLength": MAX_LENGTH, "example": "correct horse battery staple"}
+        super().__init__(load_only=True, metadata=metadata, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        # NUL and half a surrogate pair are no text that could be sent again the same way.
+        if not isinstance(value, str) or not storable(value):
+            raise ValidationError("Not a string.")
+        if not 1 <= len(value) <= MAX_LENGTH:
+            raise ValidationError(f"Must be 1 to {MAX_LENGTH} characters long.")
+        return value
+
+
+class Register(StrictSchema):
+    """A new customer. The role is not theirs to choose."""
+
+    username = Username(required=True)
+    email = Email(required=True)
+    password = Password(required=True)
+
+
+class Credentials(StrictSchema):
+    """Who logs in. Any text is a name that nobody may have: its form is not checked, so it tells nothing."""
+
+    username = Text(required=True, most=254, metadata={"description": "The username or the email.", "example": "alice"})
+    password = Password(required=True)
+
+
+class TokenAnswer(Schema):
+    """The tokens of a login (RFC 6749, 5.1)."""
+
+    access_token = fields.String(
+        required=True, metadata={"description": "For every call, as Bearer.", "example": "eyJhbGciOiJIUzI1NiJ9.e30.…"}
+    )
+    refresh_token = fields.String(
+        required=True, metadata={"description": "For one call of /auth/refresh, as Bearer.", "example": "eyJhbGciOiJIUzI1NiJ9.e30.…"}
+    )
+    token_type = fields.String(required=True, metadata={"enum": ["Bearer"], "example": "Bearer"})
+    expires_in = fields.Integer(required=True, metadata={"description": "Seconds that the access token lives.", "example": 900})

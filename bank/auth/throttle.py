@@ -1,0 +1,136 @@
+"""Slowing down who guesses passwords, without locking out whose password it is.
+
+Only wrong passwords count, for each of these apart:
+
+- the account, over all addresses that never logged in to it,
+- the address, over all accounts that it never logged in to,
+- each pair of an account and an address that did log in to it before.
+
+So a stranger who guesses at Alice's account makes other strangers wait, and not Alice at home
+(OWASP, "Slow Down Online Guessing Attacks with Device Cookies", with the address in place of the
+cookie). After the free failures the wait doubles with each one up to a minute; it ends by itself, a
+try during the wait is refused unread and does not prolong it, and every quarter of an hour the
+counting starts anew.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from math import ceil
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from bank.errors import TooManyAttempts
+
+# How many wrong passwords cost no wait. An address may be a whole office behind one router.
+FREE_FOR_ACCOUNT, FREE_FOR_ADDRESS = 5, 100
+LONGEST_WAIT_SECONDS = 60
+WINDOW_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something that failures are counted for. The key is a digest: an unknown name may be a mistyped password."""
+
+    key: str
+    free: int
+
+
+def subjects(name: str, address: str | None, *, known: bool) -> list[Subject]:
+    """What a try counts for: `name` is the user's id, or what was typed when there is no such user.
+
+    `known` tells that the user has logged in from this address before.
+    """
+    where = _place(address)
+    if known:
+        return [Subject(_digest("pair", name, where), FREE_FOR_ACCOUNT)]
+    return [Subject(_digest("account", name), FREE_FOR_ACCOUNT), Subject(_digest("address", where), FREE_FOR_ADDRESS)]
+
+
+def _place(address: str | None) -> str:
+    try:
+        parsed = ip_address(address or "")
+    except ValueError:
+        return "unknown"
+    # One customer of a provider has 2^64 addresses of IPv6 at least (RFC 6177).
+    return parsed.exploded[:19] if isinstance(parsed, IPv6Address) else str(parsed)
+
+
+def _digest(*parts: str) -> str:
+    kind, *rest = parts
+    return f"{kind}:{sha256(repr(rest).encode()).hexdigest()}"
+
+
+# Whether a row still counts.
+_FRESH = f"f.counted_since > clock_timestamp() - interval '{WINDOW_SECONDS} seconds'"
+
+_ASK = text(
+    f"""
+    SELECT COALESCE(MAX(LEAST({LONGEST_WAIT_SECONDS}, 2 ^ LEAST(f.failures - s.free, 10))
+                        - EXTRACT(EPOCH FROM clock_timestamp() - f.last_failed_at)), 0)
+    FROM unnest(CAST(:keys AS text[]), CAST(:free AS integer[])) AS s (key, free)
+    JOIN login_failures f ON f.subject = s.key
+    WHERE f.failures >= s.free AND {_FRESH}
+    """  # noqa: S608 - the parts are constants of this file, here and below
+)
+
+_PREPARE = text(
+    """
+    INSERT INTO login_failures (subject, failures, counted_since, last_failed_at)
+    SELECT key, 0, clock_timestamp(), clock_timestamp() FROM unnest(CAST(:keys AS text[])) AS s (key) ORDER BY key
+    ON CONFLICT DO NOTHING
+    """
+)
+
+_LOCK = text("SELECT FROM login_failures WHERE subject = ANY(CAST(:keys AS text[])) ORDER BY subject FOR UPDATE")
+
+_COUNT = text(
+    f"""
+    UPDATE login_failures f SET
+        failures = CASE WHEN {_FRESH} THEN f.failures + 1 ELSE 1 END,
+        counted_since = CASE WHEN {_FRESH} THEN f.counted_since ELSE clock_timestamp() END,
+        last_failed_at = clock_timestamp()
+    WHERE subject = ANY(CAST(:keys AS text[]))
+    """  # noqa: S608
+)
+
+_FORGET = text("DELETE FROM login_failures WHERE subject = ANY(CAST(:keys AS text[]))")
+
+# Each failure adds two rows at most and takes ten old ones away, so the table does not grow for ever.
+_SWEEP = text(
+    f"""
+    DELETE FROM login_failures WHERE subject IN (
+        SELECT f.subject FROM login_failures f WHERE NOT {_FRESH}
+        ORDER BY f.counted_since LIMIT 10 FOR UPDATE SKIP LOCKED
+    )
+    """  # noqa: S608
+)
+
+
+def check(session: Session, counted: list[Subject]) -> None:
+    """Raise TooManyAttempts while any of the subjects has to wait."""
+    wait = session.execute(_ASK, {"keys": [s.key for s in counted], "free": [s.free for s in counted]}).scalar_one()
+    if wait > 0:
+        raise TooManyAttempts(ceil(wait))
+
+
+def settle(session: Session, counted: list[Subject], *, good: bool) -> None:
+    """Count a wrong password, or forget the earlier ones after a right one, in the caller's unit of work.
+
+    Raises TooManyAttempts, and tells nothing of the password, when others failed so often since
+    `check` that this try came too early: a thousand tries at once are not a thousand answers.
+    """
+    keys = [s.key for s in counted]
+    if not good:
+        # There must be rows to lock, or many first failures at once would not see each other.
+        session.execute(_PREPARE, {"keys": keys})
+    # In the order of the keys, so that two who lock the same rows meet without deadlock.
+    session.execute(_LOCK, {"keys": keys})
+    check(session, counted)
+    if good:
+        # The address goes on being counted: whoever guesses at many accounts may have one of their own.
+        session.execute(_FORGET, {"keys": [s.key for s in counted if not s.key.startswith("address:")]})
+    else:
+        session.execute(_COUNT, {"keys": keys})
+        session.execute(_SWEEP)

@@ -1,0 +1,92 @@
+"""`/auth`: registration, login, refresh, logout, and who am I."""
+
+from typing import Any
+
+from flask import Response, current_app, request
+from flask_limiter.util import get_remote_address
+from flask_smorest import Blueprint
+
+from bank.auth import schemas, service
+from bank.auth.guard import login_required, origin, principal
+from bank.users import service as users
+from bank.users.models import Role
+from bank.users.schemas import UserAnswer
+from bank.web import context
+from bank.web.body import json_response
+from bank.web.conditional import resource
+from bank.web.limits import limiter
+
+blp = Blueprint("auth", __name__, url_prefix="/api/v1/auth", description="Who is asking: registration, logins, tokens.")
+
+# Hashing a password is the dearest thing that a stranger can ask for.
+_by_address = limiter.limit(lambda: current_app.config["BANK"].rate_limit_auth, key_func=get_remote_address)
+
+_TOO_MANY = "Too many wrong passwords, or too many calls from this address; `Retry-After` says for how long."
+
+
+def _tokens(answer: dict[str, Any]) -> Response:
+    response = json_response(answer)
+    # RFC 6749, 5.1: nothing on the way may keep a token.
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blp.route("/register", methods=["POST"])
+@_by_address
+@blp.arguments(schemas.Register)
+@blp.response(201, UserAnswer)
+@blp.alt_response(409, description="`already_taken`: the username or the email is another's.")
+@blp.alt_response(429, description=_TOO_MANY)
+def register(body: dict[str, Any]) -> Response:
+    """Register a customer
+
+    Makes the user and nothing else: no account, no login. The password needs a length and no
+    composition; common ones are refused.
+    """
+    user = users.register(body["username"], body["email"], body["password"], Role.CUSTOMER, context.origin(None))
+    return resource(users.present_user(user), users.etag(user), 201, f"/api/v1/users/{user.id}")
+
+
+@blp.route("/login", methods=["POST"])
+@_by_address
+@blp.arguments(schemas.Credentials)
+@blp.response(200, schemas.TokenAnswer)
+@blp.alt_response(401, description="`invalid_credentials`, whatever of the two is wrong.")
+@blp.alt_response(429, description=_TOO_MANY)
+def login(body: dict[str, Any]) -> Response:
+    """Log in by username or email, and password
+
+    Each login is a family of tokens of its own; log in on as many devices as you like.
+    """
+    user_agent = request.headers.get("User-Agent", "")[:300] or None
+    return _tokens(service.login(body["username"], body["password"], user_agent, context.origin(None)))
+
+
+@blp.route("/refresh", methods=["POST"])
+@blp.doc(security=[{"bearerAuth": []}])
+@blp.response(200, schemas.TokenAnswer)
+@blp.alt_response(401, description="No good refresh token. One that was spent before ends its whole login.")
+def refresh() -> Response:
+    """Exchange the refresh token, sent as Bearer, for new tokens
+
+    The old refresh token is spent by it. Sending it again, or two at once, ends the login.
+    """
+    return _tokens(service.refresh(context.origin(None)))
+
+
+@blp.route("/logout", methods=["POST"])
+@login_required()
+@blp.response(204)
+def logout() -> Response:
+    """Log out: the tokens of this login are dead at once"""
+    service.logout(principal(), origin())
+    return Response(status=204)
+
+
+@blp.route("/me", methods=["GET"])
+@login_required()
+@blp.response(200, UserAnswer)
+def me() -> Response:
+    """Read the user who is logged in"""
+    user = users.get(principal(), principal().id)
+    return resource(users.present_user(user), users.etag(user))

@@ -1,0 +1,82 @@
+"""`/users`."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Response
+from flask_smorest import Blueprint
+
+from bank.auth.guard import login_required, origin, principal
+from bank.users import schemas, service
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.conditional import resource
+
+blp = Blueprint("users", __name__, url_prefix="/api/v1/users", description="Customers and staff.")
+
+_IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "schema": {"type": "string", "example": '"3"'},
+    "description": "The ETag that was read; the change is refused (412) when the user has changed since.",
+}
+
+
+@blp.route("", methods=["GET"])
+@login_required(Role.TELLER, Role.AUDITOR, Role.ADMIN)
+@blp.arguments(schemas.UserQuery, location="query")
+@blp.response(200, schemas.UserPage)
+def list_users(query: dict[str, Any]) -> Response:
+    """List users, newest first
+
+    Staff only; a teller sees customers only.
+    """
+    rows = service.search(principal(), query, paging.after(query))
+    return paging.page(query, [service.present_user(row) for row in rows], [row.id for row in rows])
+
+
+@blp.route("/<uuid:user_id>", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.UserAnswer)
+@blp.alt_response(404, description="Not there, or not yours.")
+def get_user(user_id: UUID) -> Response:
+    """Read one user: oneself, a customer (tellers), anybody (auditors, admins)"""
+    user = service.get(principal(), str(user_id))
+    return resource(service.present_user(user), service.etag(user))
+
+
+@blp.route("/<uuid:user_id>", methods=["PUT"])
+@login_required()
+@blp.arguments(schemas.ChangeUser)
+@blp.doc(parameters=[_IF_MATCH])
+@blp.response(200, schemas.UserAnswer)
+@blp.alt_response(404, description="Not there, or not yours.")
+@blp.alt_response(409, description="`already_taken`, or `conflict`: a deleted user, or the last active admin.")
+@blp.alt_response(412, description="`If-Match` names an older version.")
+@blp.alt_response(429, description="Too many wrong current passwords.")
+def change_user(body: dict[str, Any], user_id: UUID) -> Response:
+    """Change a user; what is left out stays
+
+    Oneself: username, email, and the password with the current one. Admins: anything of anybody.
+    A new password and a freeze end every login of the user at once, this one included.
+    """
+    user = service.change(principal(), str(user_id), body, origin())
+    return resource(service.present_user(user), service.etag(user))
+
+
+@blp.route("/<uuid:user_id>", methods=["DELETE"])
+@login_required()
+@blp.doc(parameters=[_IF_MATCH])
+@blp.response(204)
+@blp.alt_response(404, description="Not there, or not yours.")
+@blp.alt_response(
+    409, description="`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin."
+)
+@blp.alt_response(412, description="`If-Match` names an older version.")
+def delete_user(user_id: UUID) -> Response:
+    """Delete oneself, or anybody as an admin
+
+    Closes the user's accounts, ends every login, and keeps the history. The name is not given out again.
+    """
+    service.delete(principal(), str(user_id), origin())
+    return Response(status=204)

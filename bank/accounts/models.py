@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Boolean, CheckConstraint, ForeignKey, Index, Integer, Text, func
+from sqlalchemy import Boolean, CheckConstraint, ForeignKey, Index, Integer, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant
@@ -41,6 +41,6 @@ class Account(Base):
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
         CheckConstraint("kind IN ('customer', 'outside')", name="kind"),
         CheckConstraint("(kind = 'customer') = (user_id IS NOT NULL)", name="owner"),
-        Index("uq_accounts_default", "user_id", "currency", unique=True, postgresql_where="is_default"),
+        Index("uq_accounts_default", "user_id", "currency", unique=True, postgresql_where=text("is_default")),
         Index("ix_accounts_user_id_id", "user_id", "id"),
     )

@@ -1,5 +1,7 @@
 """`bank scheduler`: the clock. It rings ticks; the database says what is due."""
 
+from datetime import UTC, datetime
+
 import click
 import structlog
 from redis import Redis
@@ -34,7 +36,7 @@ def register(scheduler: Scheduler) -> None:
     for task, seconds in TICKS.items():
         name = task.rsplit(".", 1)[-1]
         scheduler.schedule(
-            scheduled_time=_now(), func=task, interval=seconds, result_ttl=seconds * 3, id=f"tick-{name}",
+            scheduled_time=datetime.now(UTC).replace(tzinfo=None), func=task, interval=seconds, result_ttl=seconds * 3, id=f"tick-{name}",
             description=f"tick: {name}", queue_name=QUEUE,
         )
 

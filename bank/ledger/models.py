@@ -39,9 +39,8 @@ class Balance(Base):
         CheckConstraint("status IN ('active', 'frozen', 'closed')", name="status"),
         CheckConstraint("status <> 'closed' OR (amount = 0 AND held = 0)", name="closed_is_empty"),
         Index("ix_balances_user_id", "user_id", "account_id"),
-        # Updated at each posting and indexed by nothing that changes: half-empty pages keep the
-        # updates on their page (HOT).
-        {"postgresql_with": {"fillfactor": 45}},
+        # Updated at each posting and indexed by nothing that changes: half-empty pages (the fillfactor
+        # is set by the migration) keep the updates on their page (HOT).
     )
 
 
@@ -90,8 +89,6 @@ class DailyBalance(Base):
     credits: Mapped[int] = mapped_column(Minor)
     debits: Mapped[int] = mapped_column(Minor)
     count: Mapped[int] = mapped_column(Integer)
-
-    __table_args__ = ({"postgresql_with": {"fillfactor": 60}},)
 
 
 class Lane(Base):

@@ -62,10 +62,9 @@ def page(query: dict[str, Any], rows: Sequence[dict[str, Any]], keys: Sequence[A
     """
     limit = query["limit"]
     has_more = len(rows) > limit
-    cursor = None
+    cursor: str | None = None
     if has_more:
-        dumped = _serializer(_filters(query)).dumps(keys[limit - 1])
-        cursor = dumped.decode() if isinstance(dumped, bytes) else dumped
+        cursor = str(_serializer(_filters(query)).dumps(keys[limit - 1]))
     response = json_response({"data": rows[:limit], "next_cursor": cursor, "has_more": has_more})
     if cursor:
         args = {**request.args.to_dict(), "cursor": cursor}

@@ -1,0 +1,203 @@
+"""One PostgreSQL and one Redis for the whole run, real ones; a database with the schema; a cast of users.
+
+Nothing is cleaned between tests: each makes its own users and accounts, as in production.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from bank import create_app, embedded
+from bank.auth import passwords, tokens
+from bank.cli.migrate import add_lanes
+from bank.config import Config
+from bank.db import unit_of_work
+from bank.events.types import Origin
+from bank.processing.processor import drain_once
+from bank.users import service as users
+from bank.users.models import Role
+from bank.web.context import new_id
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[tuple[str, str]]:
+    """The URLs of PostgreSQL and Redis."""
+    # Not pytest's tmp_path: the database's own user must be able to reach it.
+    with tempfile.TemporaryDirectory(prefix="bank-tests-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o755)
+        with embedded.servers(Path(directory)) as urls:
+            yield urls
+
+
+@pytest.fixture(scope="session")
+def environ(servers: tuple[str, str]) -> dict[str, str]:
+    """The environment that a process of the bank needs in a test."""
+    database_url, redis_url = servers
+    return {
+        "BANK_ENV": "test",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "JWT_SECRET_KEY": secrets.token_hex(32),
+        "BANK_SELF_SERVICE_DEPOSITS": "true",
+        "RATELIMIT_ENABLED": "false",
+        "BANK_LOG_LEVEL": "WARNING",
+        "BANK_LANES": "4",
+    }
+
+
+@pytest.fixture(scope="session")
+def config(environ: dict[str, str]) -> Config:
+    """The configuration of the tests."""
+    return Config.from_env(environ)
+
+
+@pytest.fixture(scope="session")
+def app(config: Config) -> Flask:
+    """The application on a migrated database."""
+    from flask_migrate import upgrade
+
+    app = create_app(config)
+    with app.app_context():
+        upgrade(directory=str(Path(app.root_path).parent / "migrations"))
+        add_lanes(config)
+    return app
+
+
+@pytest.fixture
+def context(app: Flask) -> Iterator[None]:
+    """An application context, for tests that call services."""
+    with app.app_context():
+        yield
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client nobody is logged in with."""
+    return app.test_client()
+
+
+@pytest.fixture
+def post_all(app: Flask) -> Callable[[], None]:
+    """Empty every lane right here, as the workers would."""
+
+    def post() -> None:
+        with app.app_context():
+            for lane in range(app.config["BANK"].lanes):
+                while drain_once(lane):
+                    pass
+
+    return post
+
+
+@dataclass
+class Person:
+    """A user with a login, who calls the API."""
+
+    id: str
+    username: str
+    client: FlaskClient
+    token: str
+
+    def request(self, method: str, path: str, **kwargs: Any) -> TestResponse:
+        """Call `/api/v1` + path with the person's token."""
+        headers = {"Authorization": f"Bearer {self.token}", **kwargs.pop("headers", {})}
+        return self.client.open(f"/api/v1{path}", method=method, headers=headers, **kwargs)
+
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.request("GET", path, **kwargs)
+
+    def post(self, path: str, body: Any = None, **kwargs: Any) -> TestResponse:
+        return self.request("POST", path, json=body, **kwargs)
+
+    def patch(self, path: str, body: Any, **kwargs: Any) -> TestResponse:
+        return self.request("PATCH", path, json=body, **kwargs)
+
+    def open_account(self, currency: str = "USD", **fields: Any) -> dict[str, Any]:
+        """Open an account and return it."""
+        response = self.post("/accounts", {"currency": currency, **fields})
+        assert response.status_code == 201, response.json
+        return dict(response.json)
+
+
+@pytest.fixture(scope="session")
+def password_hash() -> str:
+    """The hash of PASSWORD, made once: it is meant to be slow."""
+    return passwords.hash(PASSWORD)
+
+
+@pytest.fixture
+def person(app: Flask, password_hash: str) -> Callable[..., Person]:
+    """Make a user of any role and log them in."""
+
+    def make(name: str = "person", role: Role = Role.CUSTOMER) -> Person:
+        username = f"{name}-{secrets.token_hex(5)}"
+        login_id, refresh_id = new_id(), new_id()
+        with app.app_context():
+            with unit_of_work() as session:
+                user = users.create_user(
+                    session,
+                    username=username,
+                    email=f"{username}@example.com",
+                    password_hash=password_hash,
+                    role=role,
+                    origin=Origin(),
+                )
+                session.execute(
+                    text("INSERT INTO logins (id, user_id, refresh_jti) VALUES (:id, :user_id, :refresh)"),
+                    {"id": login_id, "user_id": user.id, "refresh": refresh_id},
+                )
+            token = tokens.pair(user.id, login_id, refresh_id)["access_token"]
+        return Person(user.id, username, app.test_client(), token)
+
+    return make
+
+
+@pytest.fixture
+def alice(person: Callable[..., Person]) -> Person:
+    return person("alice")
+
+
+@pytest.fixture
+def bob(person: Callable[..., Person]) -> Person:
+    return person("bob")
+
+
+@pytest.fixture
+def carol(person: Callable[..., Person]) -> Person:
+    return person("carol")
+
+
+@pytest.fixture
+def teller(person: Callable[..., Person]) -> Person:
+    return person("teller", Role.TELLER)
+
+
+@pytest.fixture
+def auditor(person: Callable[..., Person]) -> Person:
+    return person("auditor", Role.AUDITOR)
+
+
+@pytest.fixture
+def admin(person: Callable[..., Person]) -> Person:
+    return person("admin", Role.ADMIN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _books_balance(app: Flask) -> Iterator[None]:
+    """Whatever the tests did, at their end the sum over all accounts of a currency is zero."""
+    yield
+    with app.app_context(), unit_of_work() as session:
+        sums = session.execute(text("SELECT currency, sum(amount) FROM balances GROUP BY 1")).all()
+    assert all(total == 0 for _, total in sums), sums

@@ -68,7 +68,7 @@ def gather() -> dict[str, Any]:
     """
     publish()
     try:
-        published = {str(name, "utf-8"): orjson.loads(raw) for name, raw in redis().hgetall(_KEY).items()}
+        published = {name: orjson.loads(raw) for name, raw in redis().hgetall(_KEY).items()}
     except RedisError:
         published = {PROCESS_NAME: {"at": time.time(), **counters.snapshot()}}
     live = {name: numbers for name, numbers in published.items() if time.time() - numbers["at"] < _FORGET_SECONDS}

@@ -1,9 +1,8 @@
 """The administrator's password at `bank run`: where it comes from, and where a person finds it."""
 
-import psycopg2
-
 from bank.auth.passwords import verify
 from bank.cli.layout import Layout
+from bank.cli.migrated import ask
 from bank.embedded import secret
 
 USERNAME = "admin"
@@ -27,14 +26,8 @@ class Administrator:
         An administrator who was there before, or has changed the password since, has another one than
         ours: then this says so, and a file written in vain is removed.
         """
-        connection = psycopg2.connect(database_url.replace("postgresql+psycopg2://", "postgresql://"), connect_timeout=5)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT password_hash FROM users WHERE username = %s", [USERNAME])
-                row = cursor.fetchone()
-        finally:
-            connection.close()
-        if row and verify(row[0], self.password):
+        hashed = ask(database_url, "SELECT password_hash FROM users WHERE username = %s", USERNAME)
+        if verify(hashed, self.password):
             return self._place
         if self._is_new:
             self._file.unlink()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bank.cli.supervisor import StartError
 from bank.embedded import Postgres, Redis, Server, secret
+from bank.processes import lock
 
 # The clone: wsgi.py, worker.py and the migrations are beside the package.
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +35,15 @@ class Layout:
         )
 
     def prepare(self) -> None:
-        """Make the directories and empty the one through which the processes share their metrics.
+        """Make the directories, and see that no other `bank run` uses them as long as this process lives.
 
-        A process that was killed may leave a file there that makes every later reading fail.
+        Also empties the directory through which the processes share their metrics: one that was killed
+        may have left a file there that makes every later reading fail. Raises StartError.
         """
         for directory in (self.data_dir, self.data_dir / "logs", self.metrics):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if lock(self.data_dir / "run.lock") is None:
+            raise StartError(f"A bank runs on {self.data_dir} already. Stop it, or set BANK_DATA_DIR to another place.")
         for file in self.metrics.glob("*.db"):
             file.unlink()
 

@@ -1,6 +1,5 @@
 """`bank run`: the whole bank on one machine, under one supervisor."""
 
-import contextlib
 import os
 import sys
 
@@ -8,13 +7,14 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bank.cli import plan
 from bank.cli.administrator import USERNAME, Administrator
 from bank.cli.layout import Layout
+from bank.cli.migrated import Migration
 from bank.cli.supervisor import StartError, StopRequestedError, Supervisor
 from bank.embedded import HOST, EmbeddedError, Server, port_is_free
-from bank.processes import lock
 
 
 @click.command("run")
@@ -50,12 +50,9 @@ def command() -> None:
 def _start(layout: Layout, supervisor: Supervisor) -> None:
     try:
         layout.prepare()
-        held = lock(layout.data_dir / "run.lock")
         administrator = Administrator(layout)
     except OSError as error:
         raise StartError(f"The data directory {layout.data_dir} cannot be used: {error}") from error
-    if held is None:
-        raise StartError(f"A bank runs on {layout.data_dir} already. Stop it, or set BANK_DATA_DIR to another place.")
     for port, setting in ((layout.port, "PORT"), (layout.dashboard_port, "BANK_DASHBOARD_PORT")):
         if not port_is_free(port):
             raise StartError(f"Port {port} is taken by another program. Set {setting} to a free one.")
@@ -64,7 +61,10 @@ def _start(layout: Layout, supervisor: Supervisor) -> None:
         server.open()
     supervisor.start(*(plan.embedded(server) for server in servers))
     environment = layout.environment(servers)
-    supervisor.once("migrate", layout.log("migrate"), lambda: plan.migration(layout, environment, administrator.password))
+    migration = Migration(layout, environment)
+    if not migration.is_done():
+        supervisor.once("migrate", layout.log("migrate"), lambda: plan.migration(layout, environment, administrator.password))
+        migration.note()
     supervisor.start(*plan.programs(layout, environment))
     _print_table(layout, servers, administrator.place(environment["DATABASE_URL"]))
 
@@ -88,14 +88,12 @@ def _print_table(layout: Layout, servers: list[Server], password_place: str) -> 
         if server.home != layout.data_dir / server.name:
             rows[f"Data of {server.title}"] = str(server.home)
     for name, value in rows.items():
-        # Plain text: brackets in a path are no markup, and an address that is cut off is none.
-        table.add_row(name, value, style=None)
+        table.add_row(name, Text(value, overflow="fold"))  # Text, so that brackets in a path are no markup
     console = Console(markup=False, highlight=False)
-    widest = max(len(value) for value in rows.values()) + 30
-    console.print(table, width=max(console.width, widest) if not console.is_terminal else None, soft_wrap=not console.is_terminal)
-    console.print("Ctrl-C stops it.")
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    if not console.is_terminal:
+        # A file or a pipe has no width; an address that is broken in two is of no use there.
+        console.width = max(len(value) for value in rows.values()) + 40
+    console.print(table, "Ctrl-C stops it.", sep="\n")
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,178 @@
+"""rq-dashboard behind the bank's own login: for active administrators only, and safe against foreign pages.
+
+rq-dashboard brings no login, answers a GET that requeues jobs, reads pickles and writes what it finds in
+Redis into its pages as HTML. Each of these is dealt with here; the dashboard itself is used as it is.
+"""
+
+import hmac
+import json
+import secrets
+import time
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import rq
+from flask import Flask, Response, redirect, request
+from rq.serializers import JSONSerializer
+from rq_dashboard import web
+from sqlalchemy import text
+
+from bank import db as database
+from bank.auth import throttle
+from bank.auth.passwords import verify
+from bank.config import Config
+from bank.db import reader, unit_of_work
+from bank.errors import BankError
+from bank.users.models import Role, UserStatus
+
+MOUNT = "/rq"
+# Browsers send the password with every request, several a second; argon2 is asked this often only.
+REMEMBERED_S = 300
+_REMEMBERED_AT_MOST = 1000
+
+_USER = text(
+    """
+    SELECT u.id, u.password_hash, u.role, u.status,
+           EXISTS (SELECT FROM logins l WHERE l.user_id = u.id AND l.address = :address) AS known
+    FROM users u WHERE lower(u.username) = lower(:username)
+    """
+)
+
+# What is a tag, or ends an attribute, becomes a character that looks alike and means nothing.
+_HARMLESS = str.maketrans({"<": "‹", ">": "›", '"': "″", "'": "′"})
+
+_HEADERS = {
+    # The pages are built from inline scripts by a template engine that compiles, so scripts cannot be
+    # forbidden; that they load nothing from and send nothing to elsewhere can.
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """The dashboard as a WSGI application, mounted at /rq.
+
+    Raises ConfigError when `config` is not given and the environment is not usable.
+    """
+    config = config or Config.from_env()
+    app = Flask(__name__)
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=config.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(2),
+        RQ_DASHBOARD_REDIS_URL=config.redis_url,
+    )
+    database.db.init_app(app)
+    _speak_json()
+    web.setup_rq_connection(app)
+    app.register_blueprint(web.blueprint, url_prefix=MOUNT)
+    app.add_url_rule("/", view_func=lambda: redirect(f"{MOUNT}/"), endpoint="home")
+    gate = Gate()
+    app.before_request(gate.admit)
+    app.before_request(_refuse_foreign_changes)
+    app.after_request(_harmless)
+    return app
+
+
+def _speak_json() -> None:
+    # Jobs are JSON. rq-dashboard lets one say so for its queues only and takes pickles elsewhere, and a
+    # pickle in Redis would run as code here.
+    class JSONJob(rq.job.Job):
+        @classmethod
+        def fetch(cls, id: str, connection: Any, serializer: Any = None) -> "rq.job.Job":
+            return rq.job.Job.fetch(id, connection=connection, serializer=serializer or JSONSerializer)
+
+    class JSONWorker(rq.Worker):
+        @classmethod
+        def all(cls, connection: Any) -> list["rq.Worker"]:  # type: ignore[override]
+            return rq.Worker.all(connection=connection, serializer=JSONSerializer)
+
+    web.config.serializer = JSONSerializer
+    web.Job, web.Worker = JSONJob, JSONWorker
+    web.requeue_job = partial(rq.requeue_job, serializer=JSONSerializer)
+
+
+class Gate:
+    """Lets active administrators in, by HTTP Basic authentication; holds for one process."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        # Digests of name, password and stored hash that were right, and until when that is remembered.
+        self._right: dict[bytes, float] = {}
+
+    def admit(self) -> Response | None:
+        """None when the request may go on, else the answer that refuses it."""
+        given = request.authorization
+        if given is None or given.type != "basic" or not given.username or given.password is None:
+            return _challenge()
+        try:
+            return None if self._is_administrator(given.username, given.password) else _challenge()
+        except BankError as error:
+            # Too many wrong passwords, or a database that is away.
+            return Response(f"{error.detail}\n", error.status, error.headers, mimetype="text/plain")
+
+    def _is_administrator(self, username: str, password: str) -> bool:
+        if "\x00" in username:
+            return False
+        address = request.remote_addr
+        with reader() as session:
+            user = session.execute(_USER, {"username": username, "address": address}).one_or_none()
+        admin = user is not None and user.role == Role.ADMIN and user.status == UserStatus.ACTIVE
+        # The stored hash and the role are read at each request, so a new password or a demotion holds at once.
+        hashed = user.password_hash if user is not None else None
+        digest = hmac.digest(self._key, json.dumps([username, password, hashed]).encode(), sha256)
+        if admin and self._right.get(digest, 0) > time.monotonic():
+            return True
+        counted = throttle.subjects(user.id if user else username.lower(), address, known=bool(user and user.known))
+        with reader() as session:
+            throttle.check(session, counted)
+        good = verify(hashed, password)
+        with unit_of_work() as session:
+            throttle.settle(session, counted, good=good)
+        if not (good and admin):
+            return False
+        if len(self._right) >= _REMEMBERED_AT_MOST:
+            self._right.clear()
+        self._right[digest] = time.monotonic() + REMEMBERED_S
+        return True
+
+
+def _challenge() -> Response:
+    headers = {"WWW-Authenticate": 'Basic realm="bank", charset="UTF-8"'}
+    return Response("Log in as an administrator of the bank.\n", 401, headers, mimetype="text/plain")
+
+
+def _refuse_foreign_changes() -> Response | None:
+    """Refuse what another site's page made the browser send along with the administrator's password."""
+    changes = request.url_rule is not None and "POST" in (request.url_rule.methods or ())
+    if not changes:
+        return None
+    if request.method != "POST":
+        # rq-dashboard requeues a whole queue for a GET, which any image tag could send.
+        return Response("Only by POST.\n", 405, {"Allow": "POST"}, mimetype="text/plain")
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site == "same-origin" if site is not None else origin == request.host_url.rstrip("/")
+    return None if own else Response("Only from the dashboard's own pages.\n", 403, mimetype="text/plain")
+
+
+def _harmless(response: Response) -> Response:
+    # The pages put strings of these answers into their HTML as they are.
+    if response.mimetype == "application/json":
+        response.set_data(json.dumps(_translated(response.get_json())))
+    response.headers.extend({name: value for name, value in _HEADERS.items() if name not in response.headers})
+    return response
+
+
+def _translated(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.translate(_HARMLESS)
+    if isinstance(value, list):
+        return [_translated(item) for item in value]
+    if isinstance(value, dict):
+        return {_translated(name): _translated(item) for name, item in value.items()}
+    return value

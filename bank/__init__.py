@@ -5,10 +5,10 @@ from datetime import timedelta
 from flask import Flask
 from flask_cors import CORS
 from flask_migrate import Migrate
-from flask_smorest import Api
 
 from bank import db as database
 from bank.config import Config
+from bank.web.api import Api
 
 
 def create_app(config: Config | None = None) -> Flask:

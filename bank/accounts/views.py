@@ -4,13 +4,13 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response, request
-from flask_smorest import Blueprint
 
 from bank.accounts import schemas, service
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import Forbidden, NotFound
 from bank.users.models import Role
 from bank.web import paging
+from bank.web.api import Blueprint
 from bank.web.conditional import resource
 from bank.web.fields import resolve_amount
 

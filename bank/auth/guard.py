@@ -6,15 +6,14 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from flask import g
-from flask_smorest import Blueprint
-from sqlalchemy import text
 
 from bank.auth import tokens
-from bank.db import reader
+from bank.db import fetch_one
 from bank.errors import Forbidden, Unauthenticated
 from bank.events.types import Origin
 from bank.users.models import Role
 from bank.web import context
+from bank.web.api import Blueprint
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -40,28 +39,12 @@ class Principal:
 
 # Asked at every request and by primary keys only. The role comes from here and not from the token,
 # so that a demotion, a freeze or a logout holds from the next request on.
-_WHO = text(
-    """
+_WHO = """
     SELECT u.role FROM logins l JOIN users u ON u.id = l.user_id
-    WHERE l.id = :login_id AND l.user_id = :user_id AND l.ended_at IS NULL AND u.status = 'active'
-    """
-)
+    WHERE l.id = %(login_id)s AND l.user_id = %(user_id)s AND l.ended_at IS NULL AND u.status = 'active'
+"""
 
 _ROLES = {role.value: role for role in Role}
-
-_PROBLEM = {
-    "application/problem+json": {
-        "schema": {"type": "object", "required": ["type", "title", "status", "code"]},
-    }
-}
-_ANSWERS = {
-    "401": {
-        "description": "Not logged in: the token is missing, expired, forged, or its login has ended.",
-        "headers": {"WWW-Authenticate": {"schema": {"type": "string", "example": "Bearer"}}},
-        "content": _PROBLEM,
-    },
-    "403": {"description": "Logged in, and not allowed to do this.", "content": _PROBLEM},
-}
 
 
 def login_required(*roles: Role) -> Callable[[View], View]:
@@ -81,7 +64,7 @@ def login_required(*roles: Role) -> Callable[[View], View]:
                 raise Forbidden
             return view(*args, **kwargs)
 
-        documented: View = Blueprint.doc(security=[{"bearerAuth": []}], responses=_ANSWERS)(guarded)
+        documented: View = Blueprint.doc(security=[{"bearerAuth": []}], responses={"401": "UNAUTHORIZED", "403": "FORBIDDEN"})(guarded)
         return documented
 
     return decorate
@@ -89,11 +72,10 @@ def login_required(*roles: Role) -> Callable[[View], View]:
 
 def _identify() -> Principal:
     claims = tokens.verify("access")
-    with reader() as session:
-        role = session.execute(_WHO, {"login_id": claims.login_id, "user_id": claims.user_id}).scalar()
-    if role is None:
+    row = fetch_one(_WHO, {"login_id": claims.login_id, "user_id": claims.user_id})
+    if row is None:
         raise Unauthenticated("This login has ended.")
-    return Principal(claims.user_id, _ROLES[role], claims.login_id)
+    return Principal(claims.user_id, _ROLES[row[0]], claims.login_id)
 
 
 def principal() -> Principal:

@@ -76,7 +76,9 @@ def login(name: str, password: str, user_agent: str | None, origin: Origin) -> d
         throttle.check(session, counted)
 
     good = passwords.verify(user.password_hash if user else None, password)
-    rehashed = passwords.hash(password) if good and user and passwords.needs_rehash(user.password_hash) else None
+    rehashed = None
+    if user and good and user.status == UserStatus.ACTIVE and passwords.needs_rehash(user.password_hash):
+        rehashed = passwords.hash(password)
 
     login_id, refresh_id = new_id(), new_id()
     with unit_of_work() as session:

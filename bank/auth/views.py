@@ -4,7 +4,6 @@ from typing import Any
 
 from flask import Response, current_app, request
 from flask_limiter.util import get_remote_address
-from flask_smorest import Blueprint
 
 from bank.auth import schemas, service
 from bank.auth.guard import login_required, origin, principal
@@ -12,6 +11,7 @@ from bank.users import service as users
 from bank.users.models import Role
 from bank.users.schemas import UserAnswer
 from bank.web import context
+from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.conditional import resource
 from bank.web.limits import limiter
@@ -35,8 +35,8 @@ def _tokens(answer: dict[str, Any]) -> Response:
 @_by_address
 @blp.arguments(schemas.Register)
 @blp.response(201, UserAnswer)
-@blp.alt_response(409, description="`already_taken`: the username or the email is another's.")
-@blp.alt_response(429, description=_TOO_MANY)
+@blp.problem(409, "`already_taken`: the username or the email is another's.")
+@blp.problem(429, _TOO_MANY)
 def register(body: dict[str, Any]) -> Response:
     """Register a customer
 
@@ -51,8 +51,8 @@ def register(body: dict[str, Any]) -> Response:
 @_by_address
 @blp.arguments(schemas.Credentials)
 @blp.response(200, schemas.TokenAnswer)
-@blp.alt_response(401, description="`invalid_credentials`, whatever of the two is wrong.")
-@blp.alt_response(429, description=_TOO_MANY)
+@blp.problem(401, "`invalid_credentials`, whatever of the two is wrong.")
+@blp.problem(429, _TOO_MANY)
 def login(body: dict[str, Any]) -> Response:
     """Log in by username or email, and password
 
@@ -65,7 +65,7 @@ def login(body: dict[str, Any]) -> Response:
 @blp.route("/refresh", methods=["POST"])
 @blp.doc(security=[{"bearerAuth": []}])
 @blp.response(200, schemas.TokenAnswer)
-@blp.alt_response(401, description="No good refresh token. One that was spent before ends its whole login.")
+@blp.problem(401, "No good refresh token. One that was spent before ends its whole login.")
 def refresh() -> Response:
     """Exchange the refresh token, sent as Bearer, for new tokens
 

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response
-from flask_smorest import Blueprint
 
 from bank.auth.guard import login_required, principal
 from bank.balances import schemas, service
@@ -12,6 +11,7 @@ from bank.errors import Forbidden, Unprocessable
 from bank.money import format_amount
 from bank.users.models import Role
 from bank.web import paging
+from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.fields import timestamp
 

@@ -1,12 +1,12 @@
 """`/admin`: what the bank is doing, for those who run it."""
 
 from flask import Response
-from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 
 from bank.auth.guard import login_required
 from bank.observability import stats
 from bank.users.models import Role
+from bank.web.api import Blueprint
 from bank.web.body import json_response
 
 blp = Blueprint("admin", __name__, url_prefix="/api/v1/admin", description="For those who run the bank.")

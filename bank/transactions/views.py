@@ -6,7 +6,6 @@ from uuid import UUID
 
 import orjson
 from flask import Response, request
-from flask_smorest import Blueprint
 
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import Forbidden, LedgerRefused, Unprocessable
@@ -14,6 +13,7 @@ from bank.transactions import parties, schemas, service, store
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
 from bank.web import paging
+from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.conditional import resource
 

@@ -4,12 +4,12 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response
-from flask_smorest import Blueprint
 
 from bank.auth.guard import login_required, origin, principal
 from bank.users import schemas, service
 from bank.users.models import Role
 from bank.web import paging
+from bank.web.api import Blueprint
 from bank.web.conditional import resource
 
 blp = Blueprint("users", __name__, url_prefix="/api/v1/users", description="Customers and staff.")
@@ -38,7 +38,7 @@ def list_users(query: dict[str, Any]) -> Response:
 @blp.route("/<uuid:user_id>", methods=["GET"])
 @login_required()
 @blp.response(200, schemas.UserAnswer)
-@blp.alt_response(404, description="Not there, or not yours.")
+@blp.problem(404, "Not there, or not yours.")
 def get_user(user_id: UUID) -> Response:
     """Read one user: oneself, a customer (tellers), anybody (auditors, admins)"""
     user = service.get(principal(), str(user_id))
@@ -50,10 +50,10 @@ def get_user(user_id: UUID) -> Response:
 @blp.arguments(schemas.ChangeUser)
 @blp.doc(parameters=[_IF_MATCH])
 @blp.response(200, schemas.UserAnswer)
-@blp.alt_response(404, description="Not there, or not yours.")
-@blp.alt_response(409, description="`already_taken`, or `conflict`: a deleted user, or the last active admin.")
-@blp.alt_response(412, description="`If-Match` names an older version.")
-@blp.alt_response(429, description="Too many wrong current passwords.")
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(409, "`already_taken`, or `conflict`: a deleted user, or the last active admin.")
+@blp.problem(412, "`If-Match` names an older version.")
+@blp.problem(429, "Too many wrong current passwords.")
 def change_user(body: dict[str, Any], user_id: UUID) -> Response:
     """Change a user; what is left out stays
 
@@ -68,11 +68,9 @@ def change_user(body: dict[str, Any], user_id: UUID) -> Response:
 @login_required()
 @blp.doc(parameters=[_IF_MATCH])
 @blp.response(204)
-@blp.alt_response(404, description="Not there, or not yours.")
-@blp.alt_response(
-    409, description="`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin."
-)
-@blp.alt_response(412, description="`If-Match` names an older version.")
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(409, "`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin.")
+@blp.problem(412, "`If-Match` names an older version.")
 def delete_user(user_id: UUID) -> Response:
     """Delete oneself, or anybody as an admin
 

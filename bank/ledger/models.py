@@ -45,14 +45,19 @@ class Balance(Base):
 
 
 class Entry(Base):
-    """One side of a transaction on one account. Never updated, never deleted."""
+    """One side of a transaction on one account. Never updated, never deleted.
+
+    That its account and its transaction are there, and that the sides of a transaction sum to zero,
+    is checked by a trigger of the migration for all rows of a statement at once: foreign keys look
+    row by row and lock each row they find, which was 40 % of the cost of posting.
+    """
 
     __tablename__ = "entries"
 
-    account_id: Mapped[str] = mapped_column(Id, ForeignKey("accounts.id"), primary_key=True)
+    account_id: Mapped[str] = mapped_column(Id, primary_key=True)
     # 1, 2, 3, … without a gap for each account.
     version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    transaction_id: Mapped[str] = mapped_column(Id, ForeignKey("transactions.id"))
+    transaction_id: Mapped[str] = mapped_column(Id)
     currency: Mapped[str] = mapped_column(Text)
     # Minor units; positive: into the account, negative: out of it. Sums to zero over a transaction.
     amount: Mapped[int] = mapped_column(Minor)
@@ -81,7 +86,7 @@ class DailyBalance(Base):
 
     __tablename__ = "daily_balances"
 
-    account_id: Mapped[str] = mapped_column(Id, ForeignKey("accounts.id"), primary_key=True)
+    account_id: Mapped[str] = mapped_column(Id, primary_key=True)
     day: Mapped[date] = mapped_column(Date, primary_key=True)
     # Minor units: the sum of all entries that are effective on this day or before.
     closing: Mapped[int] = mapped_column(Minor)

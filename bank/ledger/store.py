@@ -1,6 +1,8 @@
 """The ledger's SQL: claim a lane, lock what it touches, write the outcomes in sets.
 
-A handful of statements, whatever the batch size.
+A handful of statements, whatever the batch size. What the database knows already (amounts,
+currencies, times) is not sent to it again: the statement that completes the transactions hands
+their rows on to those that write entries, balances, closing balances and events.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,9 +12,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bank.ledger.batch import Batch, Pending, States, array
-from bank.ledger.decide import AccountState, Command, OriginalState, Outcome
+from bank.ledger.decide import AccountState, Command, OriginalState, Outcome, Posting
 from bank.ledger.system import outside_account_id
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A claimed transaction: its command, and what the drain needs beside it."""
+
+    seq: int
+    type: str
+    command: Command
+    awaited: bool
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,15 @@ class Claim:
     candidate_xid: int
 
 
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a decision needs to know, and the time it may carry."""
+
+    accounts: dict[str, AccountState]
+    originals: dict[str, OriginalState]
+    posted_at: datetime
+
+
 class LaneLost(RuntimeError):
     """A row of the batch was not pending any more: the lane's lock did not hold. Nothing is written."""
 
@@ -36,8 +57,8 @@ _LOCK_LANE = """
 """
 
 _PENDING = """
-    SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency, effective_at,
-           reverses_id::text, awaited, created_at, request_id
+    SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency,
+           effective_at, reverses_id::text, awaited, created_at
       FROM transactions
      WHERE lane = %s AND seq > %s AND status = 'pending'
      ORDER BY seq LIMIT %s
@@ -73,34 +94,27 @@ def _next_xid(connection: Connection) -> int:
 
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
-    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, reverses, *rest = row
-    awaited, created_at, request_id = rest
+    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, reverses_id = row[:10]
     command = Command(
-        transaction_id=transaction_id,
-        from_account_id=source or outside_account_id(currency, lane),
-        to_account_id=target or outside_account_id(to_currency, lane),
-        amount=amount,
-        currency=currency,
-        effective_at=effective_at,
-        reverses_id=reverses,
+        transaction_id,
+        source or outside_account_id(currency, lane),
+        target or outside_account_id(to_currency, lane),
+        amount,
+        currency,
+        effective_at,
+        reverses_id,
     )
-    return Pending(seq, kind, command, awaited, created_at, request_id)
+    return Pending(seq, kind, command, row[10], row[11])
 
 
-_LOCK_ACCOUNTS = """
+_ACCOUNTS = """
     SELECT account_id::text, currency, status, overdraft_limit, amount, held, version, last_updated_at
       FROM balances WHERE account_id = ANY(%s::uuid[])
-     ORDER BY account_id FOR NO KEY UPDATE
 """
 
-_ACCOUNTS = _LOCK_ACCOUNTS.replace("FOR NO KEY UPDATE", "")
-
-_LOCK_ORIGINALS = """
-    SELECT id::text, amount, rolled_back_amount, version FROM transactions
-     WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE
+_ORIGINALS = """
+    SELECT id::text, amount, rolled_back_amount, version FROM transactions WHERE id = ANY(%s::uuid[])
 """
-
-_ORIGINALS = _LOCK_ORIGINALS.replace("FOR NO KEY UPDATE", "")
 
 
 def load_states(connection: Connection, commands: Iterable[Command], *, lock: bool = True) -> States:
@@ -114,73 +128,120 @@ def load_states(connection: Connection, commands: Iterable[Command], *, lock: bo
     posting of any of the accounts or than what is posted counts from: an account's entries are in
     the order of their times even if the clock is set back.
     """
-    commands = list(commands)
-    ids = {command.from_account_id for command in commands} | {command.to_account_id for command in commands}
-    reversed_ids = {command.reverses_id for command in commands if command.reverses_id is not None}
-    rows = connection.exec_driver_sql(_LOCK_ACCOUNTS if lock else _ACCOUNTS, (array(sorted(ids)),)).fetchall()
+    ids: set[str] = set()
+    reversed_ids: set[str] = set()
+    effective = []
+    for command in commands:
+        ids.add(command.from_account_id)
+        ids.add(command.to_account_id)
+        effective.append(command.effective_at)
+        if command.reverses_id is not None:
+            reversed_ids.add(command.reverses_id)
+    in_order = " ORDER BY {} FOR NO KEY UPDATE" if lock else ""
+    rows = connection.exec_driver_sql(_ACCOUNTS + in_order.format("balances.account_id"), (_array(ids),)).fetchall()
     accounts = {row[0]: AccountState(*row[:7]) for row in rows}
-    latest = max([row[7] for row in rows] + [command.effective_at for command in commands])
     originals = {}
     if reversed_ids:
-        found = connection.exec_driver_sql(_LOCK_ORIGINALS if lock else _ORIGINALS, (array(sorted(reversed_ids)),)).fetchall()
+        found = connection.exec_driver_sql(_ORIGINALS + in_order.format("transactions.id"), (_array(reversed_ids),))
         originals = {row[0]: OriginalState(*row) for row in found}
     clock: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
-    return States(accounts, originals, max(clock, latest))
+    return States(accounts, originals, max(clock, *effective, *(row[7] for row in rows)))
 
 
+# One statement and one round trip for the whole batch. Every part but the first reads what the
+# parts before it returned; PostgreSQL runs them as one, on one snapshot.
 _WRITE = """
 WITH final AS (
     UPDATE transactions t
        SET status = CASE WHEN f.failure_code IS NULL THEN 'completed' ELSE 'failed' END,
            failure_code = f.failure_code, completed_at = %(posted_at)s, version = 2
-      FROM unnest(%(ids)s::uuid[], %(failures)s::text[]) AS f (id, failure_code)
+      FROM unnest(%(ids)s::uuid[], %(failures)s::text[],
+                  %(sources)s::uuid[], %(source_versions)s::bigint[], %(source_balances)s::bigint[],
+                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[])
+        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance)
      WHERE t.id = f.id AND t.status = 'pending'
-    RETURNING 1
+    RETURNING t.id, t.amount, t.currency, t.effective_at, t.request_id, f.failure_code,
+              f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance
+), logged AS (
+    INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
+    SELECT id, 2,
+           CASE WHEN failure_code IS NULL THEN 'TransactionCompleted' ELSE 'TransactionFailed' END,
+           CASE WHEN failure_code IS NULL
+                THEN format('{"entries":[["%%s",%%s,-%%s,%%s],["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
+                            source_balance, target, target_version, amount, target_balance)
+                ELSE format('{"failure_code":"%%s"}', failure_code) END::json,
+           request_id, %(posted_at)s
+      FROM final
 ), posted AS (
     INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
-    SELECT e.account_id, e.version, e.transaction_id, e.currency, e.amount, e.balance, e.effective_at, %(posted_at)s
-      FROM unnest(%(entry_accounts)s::uuid[], %(entry_versions)s::bigint[], %(entry_transactions)s::uuid[],
-                  %(entry_currencies)s::text[], %(entry_amounts)s::bigint[], %(entry_balances)s::bigint[],
-                  %(entry_effective)s::timestamptz[])
-        AS e (account_id, version, transaction_id, currency, amount, balance, effective_at)
+    SELECT side.account_id, side.version, f.id, f.currency, side.amount, side.balance, f.effective_at, %(posted_at)s
+      FROM final f CROSS JOIN LATERAL (
+               VALUES (source, source_version, -amount, source_balance),
+                      (target, target_version, amount, target_balance)
+           ) AS side (account_id, version, amount, balance)
+     WHERE f.failure_code IS NULL
+    RETURNING account_id, amount, effective_at
+), day AS (
+    SELECT account_id, CAST(effective_at AT TIME ZONE 'UTC' AS date) AS day, sum(amount) AS change,
+           COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
+           COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits, count(*) AS count
+      FROM posted GROUP BY 1, 2
 ), moved AS (
-    UPDATE balances b SET amount = n.amount, version = n.version, last_updated_at = %(posted_at)s
-      FROM unnest(%(accounts)s::uuid[], %(amounts)s::bigint[], %(versions)s::bigint[]) AS n (id, amount, version)
-     WHERE b.account_id = n.id
-    RETURNING 1
-), days AS (
+    UPDATE balances b
+       SET amount = b.amount + n.change, version = b.version + n.count, last_updated_at = %(posted_at)s
+      FROM (SELECT account_id, sum(change) AS change, sum(count) AS count FROM day GROUP BY 1) n
+     WHERE b.account_id = n.account_id
+), closed AS (
     INSERT INTO daily_balances AS d (account_id, day, closing, credits, debits, count)
-    SELECT n.account_id, n.day,
-           n.change + COALESCE((SELECT p.closing FROM daily_balances p
-                                 WHERE p.account_id = n.account_id AND p.day <= n.day
-                                 ORDER BY p.day DESC LIMIT 1), 0),
-           n.credits, n.debits, n.count
-      FROM unnest(%(day_accounts)s::uuid[], %(days)s::date[], %(day_changes)s::bigint[], %(day_credits)s::bigint[],
-                  %(day_debits)s::bigint[], %(day_counts)s::int[])
-        AS n (account_id, day, change, credits, debits, count)
+    SELECT account_id, day,
+           sum(change) OVER (PARTITION BY account_id ORDER BY day)
+               + COALESCE((SELECT p.closing FROM daily_balances p
+                            WHERE p.account_id = day.account_id AND p.day <= day.day
+                            ORDER BY p.day DESC LIMIT 1), 0),
+           credits, debits, count
+      FROM day
     ON CONFLICT (account_id, day) DO UPDATE
        SET closing = EXCLUDED.closing, credits = d.credits + EXCLUDED.credits,
            debits = d.debits + EXCLUDED.debits, count = d.count + EXCLUDED.count
-), logged AS (
-    INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
-    SELECT e.stream_id, e.version, e.type, e.data, e.request_id, %(posted_at)s
-      FROM unnest(%(streams)s::uuid[], %(stream_versions)s::int[], %(types)s::text[], %(data)s::json[],
-                  %(requests)s::text[]) AS e (stream_id, version, type, data, request_id)
 )
-SELECT (SELECT count(*) FROM final), (SELECT count(*) FROM moved)
+SELECT count(*) FROM final
 """
 
+# Backdated entries move the closing balances of the days behind theirs. The days of the batch itself
+# were right already, so each moves what lies between it and the batch's next day of that account.
 _MOVE_LATER_DAYS = """
-    UPDATE daily_balances d SET closing = d.closing + n.change
-      FROM unnest(%s::uuid[], %s::date[], %s::date[], %s::bigint[]) AS n (account_id, after, before, change)
-     WHERE d.account_id = n.account_id AND d.day > n.after AND d.day < n.before
+    WITH day AS (
+        SELECT account_id, CAST(effective_at AT TIME ZONE 'UTC' AS date) AS day, sum(amount) AS change
+          FROM entries WHERE transaction_id = ANY(%(ids)s::uuid[]) GROUP BY 1, 2
+    ), span AS (
+        SELECT account_id, day AS after, lead(day, 1, 'infinity') OVER account AS before,
+               sum(change) OVER account AS change
+          FROM day WINDOW account AS (PARTITION BY account_id ORDER BY day)
+    )
+    UPDATE daily_balances d SET closing = d.closing + span.change
+      FROM span WHERE d.account_id = span.account_id AND d.day > span.after AND d.day < span.before
 """
 
+# A rollback marks its original. Several of one original in a batch are events of their own; the last
+# of them is what stays on the row.
 _MARK_ORIGINALS = """
-    UPDATE transactions t SET rolled_back_amount = n.amount, version = n.version,
-           status = CASE WHEN n.amount = t.amount THEN 'rolled_back' ELSE 'completed' END
-      FROM unnest(%s::uuid[], %s::bigint[], %s::int[]) AS n (id, amount, version)
-     WHERE t.id = n.id
+    WITH mark AS (
+        SELECT n.*, t.amount AS original_amount
+          FROM unnest(%(originals)s::uuid[], %(rollbacks)s::uuid[], %(amounts)s::bigint[], %(sums)s::bigint[],
+                      %(versions)s::int[]) AS n (original_id, rollback_id, amount, rolled_back_amount, version)
+          JOIN transactions t ON t.id = n.original_id
+    ), logged AS (
+        INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
+        SELECT m.original_id, m.version, 'TransactionRolledBack',
+               format('{"rollback_id":"%%s","amount":%%s,"rolled_back_amount":%%s}',
+                      m.rollback_id, m.amount, m.rolled_back_amount)::json,
+               r.request_id, %(posted_at)s
+          FROM mark m JOIN transactions r ON r.id = m.rollback_id ORDER BY m.version
+    )
+    UPDATE transactions t SET rolled_back_amount = m.rolled_back_amount, version = m.version,
+           status = CASE WHEN m.rolled_back_amount = t.amount THEN 'rolled_back' ELSE 'completed' END
+      FROM (SELECT DISTINCT ON (original_id) * FROM mark ORDER BY original_id, version DESC) m
+     WHERE t.id = m.original_id
 """
 
 _SAVE_LANE = "UPDATE lanes SET position = %s, candidate = %s, candidate_xid = %s WHERE lane = %s"
@@ -194,26 +255,73 @@ _IDS_PER_NOTIFICATION = 200
 def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequence[Outcome]) -> None:
     """Write a whole batch: statuses, entries, balances, closing balances, events, and where the lane stands.
 
-    `states` are those that `decide` moved on. Raises LaneLost when a transaction of the batch is
-    not pending any more; the caller's transaction must then be rolled back.
+    Raises LaneLost when a transaction of the batch is not pending any more; the caller's transaction
+    must then be rolled back.
     """
-    batch = Batch(states, claimed.pending, outcomes)
-    done, moved = connection.exec_driver_sql(_WRITE, batch.parameters()).one()
-    if done != len(outcomes) or moved != len(batch.touched):
-        raise LaneLost(f"lane {claimed.lane}: {done} of {len(outcomes)} rows, {moved} of {len(batch.touched)} balances")
-    if batch.backdated:
-        connection.exec_driver_sql(_MOVE_LATER_DAYS, batch.later_days())
-    if batch.reverses:
-        connection.exec_driver_sql(_MARK_ORIGINALS, batch.originals())
-    _save_lane(connection, claimed)
+    ids = _array(outcome.command.transaction_id for outcome in outcomes)
+    written = connection.exec_driver_sql(_WRITE, _columns(ids, states.posted_at, outcomes)).scalar_one()
+    if written != len(outcomes):
+        raise LaneLost(f"lane {claimed.lane}: {written} of {len(outcomes)} transactions were still pending")
+    midnight = states.posted_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    if any(outcome.command.effective_at < midnight for outcome in outcomes):
+        connection.exec_driver_sql(_MOVE_LATER_DAYS, {"ids": ids})
+    reversals = [outcome for outcome in outcomes if isinstance(outcome, Posting) and outcome.reversal]
+    if reversals:
+        _mark_originals(connection, states.posted_at, reversals)
+    connection.exec_driver_sql(_SAVE_LANE, (claimed.position, claimed.candidate, claimed.candidate_xid, claimed.lane))
     awaited = [pending.command.transaction_id for pending in claimed.pending if pending.awaited]
     for start in range(0, len(awaited), _IDS_PER_NOTIFICATION):
         payload = ",".join(awaited[start : start + _IDS_PER_NOTIFICATION])
         connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (NOTIFY_CHANNEL, payload))
 
 
-def _save_lane(connection: Connection, claimed: Claim) -> None:
-    connection.exec_driver_sql(_SAVE_LANE, (claimed.position, claimed.candidate, claimed.candidate_xid, claimed.lane))
+def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The outcomes turned from rows into columns; what a refusal does not have is NULL."""
+    rows = [
+        ("NULL", *_side(outcome, 0), *_side(outcome, 1))
+        if isinstance(outcome, Posting)
+        else (outcome.code.value, "NULL", "NULL", "NULL", "NULL", "NULL", "NULL")
+        for outcome in outcomes
+    ]
+    names = (
+        "failures",
+        "sources",
+        "source_versions",
+        "source_balances",
+        "targets",
+        "target_versions",
+        "target_balances",
+    )
+    columns = {name: _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {"ids": ids, "posted_at": posted_at, **columns}
+
+
+def _side(posting: Posting, side: int) -> tuple[str, str, str]:
+    entry = posting.entries[side]
+    return entry.account_id, str(entry.version), str(entry.balance)
+
+
+def _mark_originals(connection: Connection, posted_at: datetime, reversals: Sequence[Posting]) -> None:
+    marks = [(posting.command, posting.reversal) for posting in reversals if posting.reversal]
+    connection.exec_driver_sql(
+        _MARK_ORIGINALS,
+        {
+            "originals": _array(mark.original_id for _, mark in marks),
+            "rollbacks": _array(command.transaction_id for command, _ in marks),
+            "amounts": _array(str(command.amount) for command, _ in marks),
+            "sums": _array(str(mark.rolled_back_amount) for _, mark in marks),
+            "versions": _array(str(mark.version) for _, mark in marks),
+            "posted_at": posted_at,
+        },
+    )
+
+
+def _array(values: Iterable[str]) -> str:
+    """A PostgreSQL array literal of ids, numbers and codes, none of which needs quoting.
+
+    The server reads one literal far faster than a thousand parameters.
+    """
+    return "{" + ",".join(values) + "}"
 
 
 _WAITING_LANES = """

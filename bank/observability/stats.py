@@ -56,7 +56,7 @@ def init_app(app: Flask) -> None:
 def publish() -> None:
     """Put this process's numbers where `gather` finds them. A Redis that is away loses nothing but freshness."""
     try:
-        redis().hset(_KEY, PROCESS_NAME, orjson.dumps({"at": time.time(), **counters.snapshot()}))
+        redis().hset(_KEY, PROCESS_NAME, orjson.dumps(_mine()))
     except RedisError as error:
         log.warning("counters_not_published", error=str(error))
 
@@ -68,15 +68,17 @@ def gather() -> dict[str, Any]:
     """
     publish()
     try:
-        published = {name: orjson.loads(raw) for name, raw in redis().hgetall(_KEY).items()}
+        published = [orjson.loads(numbers) for numbers in redis().hvals(_KEY)]
     except RedisError:
-        published = {PROCESS_NAME: {"at": time.time(), **counters.snapshot()}}
-    live = {name: numbers for name, numbers in published.items() if time.time() - numbers["at"] < _FORGET_SECONDS}
-    totals = add_up(list(live.values()))
-    totals["volume"] = {
-        currency: format_amount(minor, currency) for currency, minor in totals["volume"].items()
-    }
-    return {**totals, "queue": _queue(), "processes": sorted(live)}
+        published = [_mine()]
+    live = [numbers for numbers in published if time.time() - numbers["at"] < _FORGET_SECONDS]
+    totals = add_up(live)
+    totals["volume"] = {currency: format_amount(minor, currency) for currency, minor in totals["volume"].items()}
+    return {**totals, "queue": _queue(), "processes": sorted(numbers["process"] for numbers in live)}
+
+
+def _mine() -> dict[str, Any]:
+    return {"process": PROCESS_NAME, "at": time.time(), **counters.snapshot()}
 
 
 def _queue() -> dict[str, Any]:

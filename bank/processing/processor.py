@@ -12,8 +12,8 @@ from flask import Flask, current_app
 from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.ledger import store
-from bank.ledger.batch import Pending
 from bank.ledger.decide import Outcome, Posting, decide
+from bank.ledger.store import Pending
 from bank.processing.counters import BatchDone, counters
 from bank.processing.queue import bells
 
@@ -91,9 +91,7 @@ def drain_once(lane: int) -> int | None:
     return len(outcomes)
 
 
-def _count(
-    lane: int, pending: Iterable[Pending], outcomes: list[Outcome], oldest: float, took: float
-) -> None:
+def _count(lane: int, pending: Iterable[Pending], outcomes: list[Outcome], oldest: float, took: float) -> None:
     posted: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     volume: Counter[str] = Counter()

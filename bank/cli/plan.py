@@ -79,7 +79,8 @@ def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> 
 
 
 def _answers(port: int, path: str, status: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    # gunicorn takes connections before its workers have loaded; a longer wait would keep the other probes.
+    connection = http.client.HTTPConnection(HOST, port, timeout=0.5)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == status

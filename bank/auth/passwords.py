@@ -61,7 +61,7 @@ def verify(hashed: str | None, password: str) -> bool:
             hasher.verify(hashed or dummy, normalised)
         except (VerificationError, InvalidHashError):
             return False
-    return hashed is not None
+    return bool(hashed)
 
 
 def needs_rehash(hashed: str) -> bool:
@@ -109,9 +109,16 @@ def _common() -> frozenset[str]:
 
 
 def _guessable(password: str, personal: list[str]) -> bool:
-    # Of a long one both ends are judged, and one good end is enough: what is easy as a whole
-    # (something repeated, a word and a name) is easy at both.
-    ends = {password[:_JUDGED_LENGTH], password[-_JUDGED_LENGTH:]}
+    # What is repeated to the end is as good as once. Of what is still long both ends are judged, and
+    # one good end is enough: what is easy as a whole (a name, a word, a row of keys) is easy at both.
+    once = password[: _period(password)]
+    ends = {once[:_JUDGED_LENGTH], once[-_JUDGED_LENGTH:]}
     words = [part for word in personal for part in {word, *word.split("@")}]
     with _judging:
         return all(zxcvbn(end, words)["score"] <= _GUESSABLE for end in ends)
+
+
+def _period(text: str) -> int:
+    """The least p by which the text repeats itself, such as 3 for abcabcab; its length when it does not."""
+    repeats = (p for p in range(1, len(text) // 2 + 1) if text[p:] == text[:-p])
+    return next(repeats, len(text))

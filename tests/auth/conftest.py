@@ -1,6 +1,6 @@
 """What the tests of logins share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,9 +40,3 @@ def bearer(client: FlaskClient) -> Callable[..., TestResponse]:
         return client.open(f"/api/v1{path}", method=method, headers={"Authorization": f"Bearer {token}"})
 
     return call
-
-
-@pytest.fixture
-def addresses() -> Iterator[str]:
-    """Addresses that no other test uses."""
-    return (f"2001:db8:{hash(object()) & 0xFFFF:x}:{n:x}::1" for n in range(65_536))

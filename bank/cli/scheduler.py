@@ -1,6 +1,7 @@
 """`bank scheduler`: the clock. It rings ticks; the database says what is due."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import structlog
@@ -14,31 +15,38 @@ from bank.processing.queue import QUEUE
 
 log = structlog.get_logger(__name__)
 
-# What ticks, and how often in seconds. Registered anew at each start: a periodic job that a crash
-# took out of Redis never comes back by itself.
+# What ticks, and how often in seconds.
 TICKS = {"bank.processing.tasks.sweep": 3}
 
 
 class JsonJob(Job):
     """A job that is JSON in Redis: rq-scheduler would write a pickle, which our workers refuse."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["serializer"] = JSONSerializer
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)
 
 
-def register(scheduler: Scheduler) -> None:
-    """Put every tick into Redis, in the place of those of an earlier start."""
-    for job in list(scheduler.get_jobs()):
-        if job.id.startswith("tick-"):
-            scheduler.cancel(job)
-            job.delete()
-    for task, seconds in TICKS.items():
-        name = task.rsplit(".", 1)[-1]
-        scheduler.schedule(
-            scheduled_time=datetime.now(UTC).replace(tzinfo=None), func=task, interval=seconds, result_ttl=seconds * 3, id=f"tick-{name}",
-            description=f"tick: {name}", queue_name=QUEUE,
-        )
+class Clock(Scheduler):
+    """rq-scheduler that looks after its ticks.
+
+    A tick that rq-scheduler lost (killed between taking it out and putting it back) or that Redis
+    forgot never comes back by itself, so each round puts back what is missing.
+    """
+
+    def enqueue_jobs(self) -> Any:
+        for task, seconds in TICKS.items():
+            tick = f"tick-{task.rsplit('.', 1)[-1]}"
+            if tick not in self:
+                self.schedule(
+                    scheduled_time=datetime.now(UTC).replace(tzinfo=None),
+                    func=task,
+                    interval=seconds,
+                    id=tick,
+                    description=tick,
+                    queue_name=QUEUE,
+                )
+        return super().enqueue_jobs()
 
 
 @click.command("scheduler")
@@ -47,10 +55,7 @@ def command() -> None:
 
     Keep one running, under a supervisor: it ends when Redis goes away. A second one does no harm.
     """
-    app = create_app()
-    config = app.config["BANK"]
+    config = create_app().config["BANK"]
     connection = Redis.from_url(config.redis_url, socket_connect_timeout=2, socket_timeout=5)
-    scheduler = Scheduler(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1)
-    register(scheduler)
     log.info("scheduler_started", ticks=TICKS)
-    scheduler.run()
+    Clock(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1).run()

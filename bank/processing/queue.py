@@ -6,6 +6,7 @@ again and nothing waits long: the sweeper rings for whatever was not heard.
 
 import time
 from functools import cache
+from threading import Lock
 
 import structlog
 from flask import current_app
@@ -34,15 +35,19 @@ _REST_SECONDS = 1.0
 @cache
 def _connection(url: str) -> Redis:
     # redis-py would try 10 times by itself, and after a pause run a command twice.
-    return Redis.from_url(
-        url, socket_timeout=0.25, socket_connect_timeout=0.25, retry=Retry(NoBackoff(), 0), health_check_interval=0
-    )
+    return Redis.from_url(url, socket_timeout=0.25, socket_connect_timeout=0.25, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+
+
+# Two threads that ask first at once would each get a client of their own, and the one that is not
+# kept closes its connections when it is collected, in the middle of its first command.
+_connecting = Lock()
 
 
 def redis() -> Redis:
     """The process's client for short commands: it fails within a quarter second and never retries."""
     config: Config = current_app.config["BANK"]
-    return _connection(config.redis_url)
+    with _connecting:
+        return _connection(config.redis_url)
 
 
 def queue() -> Queue:

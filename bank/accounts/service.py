@@ -68,9 +68,7 @@ def _get(session: Session, account_id: str, owner_id: str | None, *, lock: bool 
     return row
 
 
-def search(
-    owner_id: str | None, currency: str | None, status: str | None, after: str | None, limit: int
-) -> list[Row[Any]]:
+def search(owner_id: str | None, currency: str | None, status: str | None, after: str | None, limit: int) -> list[Row[Any]]:
     """Customers' accounts, oldest first, from behind the id `after`; one more than `limit` when more follow."""
     with reader() as session:
         return list(
@@ -149,9 +147,7 @@ def open_in(
         return default
     _ensure_outside(session, currency, origin)
     account_id = new_id()
-    event = AccountOpened(
-        user_id=user_id, currency=currency, kind=AccountKind.CUSTOMER.value, name=name, is_default=default is None
-    )
+    event = AccountOpened(user_id=user_id, currency=currency, kind=AccountKind.CUSTOMER.value, name=name, is_default=default is None)
     _insert(session, account_id, event, overdraft_limit)
     events.append(session, account_id, 1, event, origin)
     if overdraft_limit:
@@ -174,9 +170,7 @@ def default_account(session: Session, user_id: str, currency: str) -> str | None
 def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
     config: Config = current_app.config["BANK"]
-    event = AccountOpened(
-        user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False
-    )
+    event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
     for lane in range(config.lanes):
         account_id = outside_account_id(currency, lane)
         if _insert(session, account_id, event, None):
@@ -214,9 +208,7 @@ def ensure_all_outside(origin: Origin) -> None:
             _ensure_outside(session, currency, origin)
 
 
-def change(
-    account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None
-) -> Row[Any]:
+def change(account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None) -> Row[Any]:
     """Change `name`, `status` or `overdraft_limit` (minor units) of an account.
 
     `if_match` tells whether an ETag is what the client has seen. Raises NotFound, PreconditionFailed,
@@ -252,12 +244,8 @@ def _change(session: Session, account: Row[Any], changes: dict[str, Any], origin
         "is_default": account.is_default and event.status != "closed",
         "version": account.version + 1,
     }
-    session.execute(
-        text("UPDATE accounts SET name = :name, is_default = :is_default, version = :version WHERE id = :id"), parameters
-    )
-    session.execute(
-        text("UPDATE balances SET status = :status, overdraft_limit = :limit WHERE account_id = :id"), parameters
-    )
+    session.execute(text("UPDATE accounts SET name = :name, is_default = :is_default, version = :version WHERE id = :id"), parameters)
+    session.execute(text("UPDATE balances SET status = :status, overdraft_limit = :limit WHERE account_id = :id"), parameters)
     events.append(session, account.id, account.version + 1, event, origin)
     details = {key: value for key, value in changes.items() if value != getattr(account, key)}
     audit.record(session, "account", account.id, "account.changed", origin, details)

@@ -11,7 +11,7 @@ from bank.errors import Forbidden, NotFound
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
-from bank.web.conditional import resource
+from bank.web.conditional import ETAG, IF_MATCH, resource
 from bank.web.fields import resolve_amount
 
 blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description="What money lies in.")
@@ -25,7 +25,8 @@ def _whose_to_read() -> str | None:
 @blp.route("", methods=["POST"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 @blp.arguments(schemas.OpenAccount)
-@blp.response(201, schemas.AccountAnswer)
+@blp.response(201, schemas.AccountAnswer, headers=ETAG)
+@blp.problem(404, "There is no such user, or it is not you.")
 def open_account(body: dict[str, Any]) -> Response:
     """Open an account
 
@@ -42,7 +43,7 @@ def open_account(body: dict[str, Any]) -> Response:
 @blp.route("", methods=["GET"])
 @login_required()
 @blp.arguments(schemas.AccountQuery, location="query")
-@blp.response(200, schemas.AccountPage)
+@blp.response(200, schemas.AccountPage, headers=paging.LINK)
 def list_accounts(query: dict[str, Any]) -> Response:
     """List accounts: the caller's own, or anybody's for staff"""
     owner_id = _whose_to_read()
@@ -56,7 +57,8 @@ def list_accounts(query: dict[str, Any]) -> Response:
 
 @blp.route("/<uuid:account_id>", methods=["GET"])
 @login_required()
-@blp.response(200, schemas.AccountAnswer)
+@blp.response(200, schemas.AccountAnswer, headers=ETAG)
+@blp.problem(404, "Not there, or not yours.")
 def get_account(account_id: UUID) -> Response:
     """Read one account"""
     account = service.get(str(account_id), _whose_to_read())
@@ -66,7 +68,14 @@ def get_account(account_id: UUID) -> Response:
 @blp.route("/<uuid:account_id>", methods=["PATCH"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 @blp.arguments(schemas.ChangeAccount)
-@blp.response(200, schemas.AccountAnswer)
+@blp.doc(parameters=[IF_MATCH])
+@blp.response(200, schemas.AccountAnswer, headers=ETAG)
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(
+    409,
+    "`account_closed`: a closed account stays as it is. `balance_not_zero`: it holds money or owes it. "
+    "`balance_below_limit`: more overdraft is in use than the new limit.",
+)
 def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     """Rename an account; staff also freeze, close it or set its overdraft limit"""
     owner_id = _whose_to_read()
@@ -84,7 +93,8 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
 @blp.route("/<uuid:account_id>/entries", methods=["GET"])
 @login_required()
 @blp.arguments(paging.PageSchema, location="query")
-@blp.response(200, schemas.EntryPage)
+@blp.response(200, schemas.EntryPage, headers=paging.LINK)
+@blp.problem(404, "Not there, or not yours.")
 def list_entries(query: dict[str, Any], account_id: UUID) -> Response:
     """List the postings of an account, newest first, with the balance after each"""
     account = service.get(str(account_id), _whose_to_read())

@@ -48,9 +48,7 @@ _CURRENT = """
 """
 
 
-def current(
-    owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int
-) -> list[Row[Any]]:
+def current(owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int) -> list[Row[Any]]:
     """Balances of a user's accounts, or of all customers' (`owner_id` None), ordered by account id.
 
     From behind the account `after`; one more than `limit` when more follow.
@@ -63,9 +61,7 @@ def current(
     if after is not None:
         statement += " AND account_id > %(after)s::uuid"
     statement += " ORDER BY account_id LIMIT %(limit)s"
-    parameters = {
-        "owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1
-    }
+    parameters = {"owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1}
     with reader() as session:
         return list(session.connection().exec_driver_sql(statement, parameters))
 

@@ -26,16 +26,15 @@ def _whose_to_read() -> str | None:
 @blp.route("/current", methods=["GET"])
 @login_required()
 @blp.arguments(schemas.CurrentQuery, location="query")
-@blp.response(200, schemas.BalancePage)
+@blp.response(200, schemas.BalancePage, headers=paging.LINK)
+@blp.problem(404, "The account is not there, or not yours.")
 def current(query: dict[str, Any]) -> Response:
     """What the accounts hold now: the caller's own, or anybody's for staff"""
     owner_id = _whose_to_read()
     if owner_id is not None and query.get("user_id", owner_id) != owner_id:
         raise Forbidden("Only staff may name a user.")
     account_id = query.get("account_id")
-    rows = service.current(
-        owner_id or query.get("user_id"), account_id, query.get("currency"), paging.after(query), query["limit"]
-    )
+    rows = service.current(owner_id or query.get("user_id"), account_id, query.get("currency"), paging.after(query), query["limit"])
     if account_id and not rows:
         # An account that is there, but in another currency than asked for, is an empty list.
         service.holder(account_id, owner_id or query.get("user_id"))
@@ -46,6 +45,7 @@ def current(query: dict[str, Any]) -> Response:
 @login_required()
 @blp.arguments(schemas.HistoricalQuery, location="query")
 @blp.response(200, schemas.HistoricalAnswer)
+@blp.problem(404, "The account is not there, or not yours.")
 def historical(query: dict[str, Any]) -> Response:
     """Opening, closing, credits, debits and count per hour, day, week or month (UTC), gaps filled"""
     held = service.holder(query["account_id"], _whose_to_read())
@@ -69,6 +69,7 @@ def historical(query: dict[str, Any]) -> Response:
 @login_required()
 @blp.arguments(schemas.AtTimeQuery, location="query")
 @blp.response(200, schemas.AtTimeAnswer)
+@blp.problem(404, "The account is not there, or not yours.")
 def at_time(query: dict[str, Any]) -> Response:
     """The balance that counted at `at`, as the bank knew it at `known_at`"""
     held = service.holder(query["account_id"], _whose_to_read())

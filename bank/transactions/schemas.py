@@ -5,6 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validates_schema
 
 from bank.transactions.models import TransactionStatus, TransactionType
+from bank.web.api import ProblemSchema
 from bank.web.fields import (
     Amount,
     Choice,
@@ -146,6 +147,19 @@ class TransactionWithEntries(TransactionAnswer):
     """A transaction and its two sides."""
 
     entries = fields.List(fields.Nested(TransactionEntryAnswer))
+
+
+class PreviewAnswer(TransactionWithEntries):
+    """A transaction as it would be."""
+
+    id = fields.UUID(allow_none=True, metadata={"description": "Null: there is none."})
+    dry_run = fields.Boolean(metadata={"example": True})
+
+
+class RefusedSchema(ProblemSchema):
+    """A problem; with the transaction that failed, where there is one."""
+
+    transaction = fields.Nested(TransactionAnswer)
 
 
 class TransactionPage(Schema):

@@ -13,9 +13,9 @@ from bank.transactions import parties, schemas, service, store
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
 from bank.web import paging
-from bank.web.api import Blueprint
+from bank.web.api import PROBLEM_TYPE, Blueprint, View
 from bank.web.body import json_response
-from bank.web.conditional import resource
+from bank.web.conditional import ETAG, resource
 
 blp = Blueprint("transactions", __name__, url_prefix="/api/v1/transactions", description="Moving money.")
 
@@ -29,14 +29,42 @@ _HEADERS = [
         "name": "Idempotency-Key",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         "description": "The same key and body again: the first answer again, and the money moves once.",
+        "example": "order-4711",
     },
     {
         "in": "header",
         "name": "Prefer",
-        "schema": {"type": "string", "example": "wait=5"},
+        "schema": {"type": "string"},
+        "example": "wait=5",
         "description": "Hold the answer for up to 1 to 30 seconds, until the transaction is final (RFC 7240).",
     },
 ]
+
+
+_LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The transaction."}}
+_REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."}}
+_APPLIED = {"Preference-Applied": {"schema": {"type": "string", "example": "wait=5"}, "description": "It was waited for."}}
+
+
+def _documented(view: View) -> View:
+    """Document what every view that moves money takes and answers."""
+    answer, headers = schemas.TransactionAnswer, {**_LOCATION, **_REPLAYED, **_APPLIED}
+    for document in (
+        blp.doc(parameters=_HEADERS),
+        blp.response(202, answer, description="Durable; it is posted in a moment, or its wait has run out.", headers=headers),
+        blp.alt_response(201, schema=answer, description="Posted within the wait.", headers=headers),
+        blp.alt_response(200, schema=schemas.PreviewAnswer, description="With `dry_run`: what would happen."),
+        blp.alt_response(
+            422,
+            schema=schemas.RefusedSchema,
+            content_type=PROBLEM_TYPE,
+            description="Not valid: `errors` names each place. Or refused by the ledger within the wait: `code` says why.",
+            headers={**_REPLAYED, **_APPLIED},
+        ),
+        blp.problem(404, "What the body or the path names is not there, or not yours."),
+    ):
+        view = document(view)
+    return view
 
 
 def _asked() -> service.Asked:
@@ -51,9 +79,9 @@ def _asked() -> service.Asked:
 
 
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
+    asked = _asked()
     if query.get("dry_run") == "true":
         return json_response(service.preview(intent, origin()))
-    asked = _asked()
     answer = service.submit(intent, body, origin(), asked)
     headers = {}
     if answer.replayed:
@@ -69,11 +97,9 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
 
 @blp.route("/credit", methods=["POST"])
 @login_required(*_MOVERS)
-@blp.doc(parameters=_HEADERS)
+@_documented
 @blp.arguments(schemas.CreditOrDebit)
 @blp.arguments(schemas.DryRun, location="query")
-@blp.response(202, schemas.TransactionAnswer)
-@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
 def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Bring money in from the outside
 
@@ -84,35 +110,38 @@ def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 
 @blp.route("/debit", methods=["POST"])
 @login_required(*_MOVERS)
-@blp.doc(parameters=_HEADERS)
+@_documented
 @blp.arguments(schemas.CreditOrDebit)
 @blp.arguments(schemas.DryRun, location="query")
-@blp.response(202, schemas.TransactionAnswer)
-@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
 def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
-    """Pay money out to the outside"""
+    """Pay money out to the outside
+
+    Customers from their own accounts, tellers and admins from any customer's.
+    """
     return _submit(parties.credit_or_debit(TransactionType.DEBIT, principal(), body), body, query)
 
 
 @blp.route("/transfer", methods=["POST"])
 @login_required(*_MOVERS)
-@blp.doc(parameters=_HEADERS)
+@_documented
 @blp.arguments(schemas.Transfer)
 @blp.arguments(schemas.DryRun, location="query")
-@blp.response(202, schemas.TransactionAnswer)
-@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
 def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
-    """Move money to another account"""
+    """Move money to another account
+
+    From an account of the caller's; admins from any.
+    """
     return _submit(parties.transfer(principal(), body), body, query)
 
 
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
 @login_required(*_MOVERS)
-@blp.doc(parameters=_HEADERS)
+@_documented
 @blp.arguments(schemas.Rollback)
 @blp.arguments(schemas.DryRun, location="query")
-@blp.response(202, schemas.TransactionAnswer)
-@blp.alt_response(201, schema=schemas.TransactionAnswer, description="Posted within the wait.")
+@blp.problem(
+    409, "`not_reversible`: a rollback, or what is not completed. `idempotency_in_progress`: the first request with this key still runs."
+)
 def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
     """Move money back, the whole or a part
 
@@ -125,25 +154,31 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
 @blp.route("/history", methods=["GET"])
 @login_required()
 @blp.arguments(schemas.History, location="query")
-@blp.response(200, schemas.TransactionPage)
+@blp.response(200, schemas.TransactionPage, headers=paging.LINK)
+@blp.problem(404, "The account is not there, or not yours.")
 def history(query: dict[str, Any]) -> Response:
-    """List transactions, newest first"""
+    """List transactions, newest first
+
+    Customers see those of their own accounts, staff all.
+    """
     viewer_id = _viewer()
     if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
         raise Forbidden("Only staff may name a user.")
     filters = {name: value for name, value in query.items() if name not in ("account_id", "user_id", "cursor")}
-    wanted = store.HistoryQuery(
-        account_ids=[query["account_id"]] if "account_id" in query else None, before=paging.after(query), **filters
-    )
+    wanted = store.HistoryQuery(account_ids=[query["account_id"]] if "account_id" in query else None, before=paging.after(query), **filters)
     rows = service.history(wanted, viewer_id, query.get("user_id"))
     return paging.page(query, [store.present(row) for row in rows], [row.seq for row in rows])
 
 
 @blp.route("/<uuid:transaction_id>", methods=["GET"])
 @login_required()
-@blp.response(200, schemas.TransactionWithEntries)
+@blp.response(200, schemas.TransactionWithEntries, headers=ETAG)
+@blp.problem(404, "Not there, or not yours.")
 def get_transaction(transaction_id: UUID) -> Response:
-    """Read one transaction with its entries"""
+    """Read one transaction with its entries
+
+    For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
+    """
     found = service.get(str(transaction_id), _viewer())
     return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
 

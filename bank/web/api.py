@@ -1,19 +1,23 @@
 """flask-smorest with our strictness: how a request's parts are read, and who answers errors."""
 
 from collections.abc import Callable
+from functools import wraps
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 import flask_smorest
-from flask import Request
+from apispec import APISpec
+from flask import Request, request
 from flask_smorest.utils import prepare_response
 from marshmallow import RAISE, Schema, fields
 from webargs import missing
 from webargs.flaskparser import FlaskParser
 
+from bank.errors import Unprocessable
+
 View = TypeVar("View", bound=Callable[..., Any])
 
-_PROBLEM_TYPE = "application/problem+json"
+PROBLEM_TYPE = "application/problem+json"
 
 
 class _StrictParser(FlaskParser):
@@ -55,6 +59,46 @@ def _keep_parameters(doc: dict[str, Any], doc_info: dict[str, Any], **kwargs: An
     return doc
 
 
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "example": 1}, "description": "In how many seconds to try again."}}
+
+
+def _add_problems(doc: dict[str, Any], doc_info: dict[str, Any], spec: APISpec, **kwargs: Any) -> dict[str, Any]:
+    """Document the problems that an operation can answer by its nature; what its view says of a status stays."""
+    headers = {parameter["name"] for parameter in doc_info.get("manual_doc", {}).get("parameters", []) if parameter["in"] == "header"}
+    has_body = "requestBody" in doc
+    possible = {
+        400: (has_body, "The body is not JSON, has a key twice or nests too deep."),
+        409: ("Idempotency-Key" in headers, "The first request with this key is still running."),
+        412: ("If-Match" in headers, "`If-Match` names an older version."),
+        413: (has_body, "The body is larger than 64 KB."),
+        415: (has_body, "The body does not say that it is JSON."),
+        422: (True, "Not valid; `errors` names each place."),
+        429: (True, "Too many requests."),
+        503: (True, "A part that is needed is out of reach; try again."),
+    }
+    responses = doc.setdefault("responses", {})
+    for status, (applies, description) in possible.items():
+        # What stands there as text is the name of a common response, which says less than this.
+        if applies and not isinstance(responses.get(status), dict):
+            responses[status] = {"description": description, "schema": ProblemSchema}
+            prepare_response(responses[status], spec, PROBLEM_TYPE)
+        if status in (429, 503):
+            responses[status].setdefault("headers", _RETRY_AFTER)
+    return doc
+
+
+def _without_query(view: Callable[..., Any]) -> Callable[..., Any]:
+    # A `?dry_run=true` where there is no such thing must not do the act.
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if request.args:
+            errors = [{"pointer": f"/{name}", "message": "Unknown field."} for name in request.args]
+            raise Unprocessable(errors=errors)
+        return view(*args, **kwargs)
+
+    return guarded
+
+
 class Blueprint(flask_smorest.Blueprint):
     """The parent of all our blueprints."""
 
@@ -62,12 +106,20 @@ class Blueprint(flask_smorest.Blueprint):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks.append(_keep_parameters)
+        self._prepare_doc_cbks += [_keep_parameters, _add_problems]
+
+    def add_url_rule(self, rule: str, endpoint: str | None = None, view_func: Any = None, *args: Any, **options: Any) -> None:
+        """Register a view under a stable operation id; one that reads no query refuses every query parameter."""
+        arguments = getattr(view_func, "_apidoc", {}).get("arguments", {}).get("parameters", [])
+        if not any(argument["in"] == "query" for argument in arguments):
+            view_func = _without_query(view_func)
+        view_func = self.doc(operationId=f"{self.name}_{view_func.__name__}")(view_func)
+        super().add_url_rule(rule, endpoint, view_func, *args, **options)
 
     def problem(self, status: int, description: str) -> Callable[[View], View]:
         """Document that a view may answer with a problem of this status; `description` says when."""
         decorate: Callable[[View], View] = self.alt_response(
-            status, schema=ProblemSchema, content_type=_PROBLEM_TYPE, description=description
+            status, schema=ProblemSchema, content_type=PROBLEM_TYPE, description=description
         )
         return decorate
 
@@ -80,7 +132,7 @@ class Api(flask_smorest.Api):
         named = [(status.name, status.phrase) for status in HTTPStatus if status >= 400]
         for name, description in [*named, (self.DEFAULT_ERROR_RESPONSE_NAME, "Any other error.")]:
             response = {"description": description, "schema": ProblemSchema}
-            prepare_response(response, self.spec, _PROBLEM_TYPE)
+            prepare_response(response, self.spec, PROBLEM_TYPE)
             self.spec.components.response(name, response, lazy=True)
 
     def _register_error_handlers(self) -> None:

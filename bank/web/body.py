@@ -6,11 +6,11 @@ deep nesting, and lets through characters that PostgreSQL cannot store.
 
 import json
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 import orjson
-from flask import Request, Response, request
+from flask import Request, Response
 from flask.json.provider import JSONProvider
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -50,8 +50,8 @@ class StrictRequest(Request):
 def parse(raw: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Numbers with a fraction or an exponent, and integers too long to be any field of ours, come
-    as Decimal, which no field takes. Raises MalformedRequest for text that is not JSON, has a
+    Numbers with a fraction or an exponent, -0, and integers too long to be any field of ours,
+    come as Decimal, which no field takes. Raises MalformedRequest for text that is not JSON, has a
     key twice or nests deeper than 32; Unprocessable for strings with NUL or half a surrogate pair.
     """
     try:
@@ -83,12 +83,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else Decimal(digits)
+    # To Python -0 is 0, which would hide a sign from fields that take none.
+    return int(digits) if len(digits) <= _LONGEST_INTEGER and digits != "-0" else Decimal(digits)
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=Decimal, parse_constant=Decimal
-)
+def _fraction(number: str) -> Decimal:
+    try:
+        return Decimal(number)
+    except InvalidOperation:
+        # An exponent of twenty digits, more than even Decimal has.
+        return Decimal("NaN")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction, parse_constant=Decimal)
 
 
 def _strings(value: Any) -> Iterator[tuple[str, str]]:
@@ -104,15 +111,8 @@ def _strings(value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(item, dict):
             for key, member in item.items():
                 escaped = key.replace("~", "~0").replace("/", "~1")
-                yield f"{pointer}/{escaped}", key
+                # The key itself may be what cannot be stored, and then cannot be sent back either.
+                yield pointer, key
                 todo.append((f"{pointer}/{escaped}", member, depth + 1))
         elif isinstance(item, list):
             todo.extend((f"{pointer}/{index}", member, depth + 1) for index, member in enumerate(item))
-
-
-def body_object() -> dict[str, Any]:
-    """The request's JSON object; an empty body counts as an empty object where no field is required."""
-    value = request.get_json()
-    if not isinstance(value, dict):
-        raise Unprocessable.at("", "Must be an object.")
-    return value

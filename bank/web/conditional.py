@@ -7,6 +7,16 @@ from flask import Response, request
 from bank.errors import PreconditionFailed
 from bank.web.body import json_response
 
+# What views document.
+ETAG = {"ETag": {"schema": {"type": "string", "example": '"3-17"'}, "description": "Changes with the resource."}}
+IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "schema": {"type": "string"},
+    "example": '"3-17"',
+    "description": "The ETag that was read; the change is refused (412) when the resource has changed since.",
+}
+
 
 def resource(body: dict[str, Any], etag: str, status: int = 200, location: str | None = None) -> Response:
     """The response for one resource with its ETag; a GET that knows it already gets 304."""

@@ -36,6 +36,4 @@ def _end(response: Response) -> Response:
 
 def origin(actor_id: str | None) -> Origin:
     """Where the current request comes from, with `actor_id` as the one who acts."""
-    return Origin(
-        actor_id=actor_id, request_id=g.request_id, trace_id=g.trace_id, address=request.remote_addr
-    )
+    return Origin(actor_id=actor_id, request_id=g.request_id, trace_id=g.trace_id, address=request.remote_addr)

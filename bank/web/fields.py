@@ -16,9 +16,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
 from bank.money import InvalidMoney, exponent, parse_amount
 from bank.web.body import storable
 
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
-)
+_RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
 
 
 class StrictSchema(Schema):
@@ -34,9 +32,7 @@ class Text(fields.String):
     `pattern` narrows it further; it must match the whole.
     """
 
-    def __init__(
-        self, *, least: int = 1, most: int, pattern: str | None = None, lines: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, least: int = 1, most: int, pattern: str | None = None, lines: bool = False, **kwargs: Any) -> None:
         kwargs.setdefault("metadata", {})
         kwargs["metadata"] = {"minLength": least, "maxLength": most, **kwargs["metadata"]}
         if pattern:
@@ -167,9 +163,7 @@ class Metadata(fields.Field[dict[str, str]]):
         }
         super().__init__(**kwargs)
 
-    def _deserialize(
-        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
-    ) -> dict[str, str]:
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> dict[str, str]:
         if not isinstance(value, dict):
             raise ValidationError("Not an object.")
         if len(value) > 50:

@@ -15,6 +15,9 @@ from bank.web.fields import StrictSchema, Text
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
+# What views document.
+LINK = {"Link": {"schema": {"type": "string"}, "description": 'The next page (RFC 8288, `rel="next"`), where there is one.'}}
+
 
 class _Limit(fields.Integer):
     """A whole number in ASCII digits: Integer alone takes "1_0", " 7 " and Arabic digits."""

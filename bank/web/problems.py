@@ -76,9 +76,10 @@ def _from_bank_error(error: BankError) -> Response:
 
 
 def _from_http(error: HTTPException) -> Response:
-    if error.response is not None and error.code is None:
-        return error.response  # type: ignore[return-value]
     status = error.code or 500
+    if status < 400:
+        # A redirect is an exception to werkzeug, and no error.
+        return error.get_response()  # type: ignore[return-value]
     # Headers such as Allow and Retry-After are part of the answer; the HTML body is not.
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     messages = getattr(error, "data", {}).get("messages") if status == 422 else None
@@ -95,7 +96,7 @@ def _from_http(error: HTTPException) -> Response:
 
 
 def _from_bug(error: Exception) -> Response:
-    log.exception("request_failed", path=request.path, method=request.method)
+    log.error("request_failed", path=request.path, method=request.method, exc_info=error)
     return problem(500, "internal_error", "Internal error", "Something went wrong on our side.")
 
 

@@ -7,12 +7,12 @@ from flask import Response, request
 
 from bank.accounts import schemas, service
 from bank.auth.guard import login_required, origin, principal
-from bank.errors import Forbidden, NotFound
+from bank.errors import Forbidden, NotFound, Unprocessable
+from bank.money import InvalidMoney, parse_amount
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
 from bank.web.conditional import ETAG, IF_MATCH, resource
-from bank.web.fields import resolve_amount
 
 blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description="What money lies in.")
 
@@ -24,7 +24,7 @@ def _whose_to_read() -> str | None:
 
 @blp.route("", methods=["POST"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-@blp.arguments(schemas.OpenAccount)
+@blp.arguments(schemas.OpenAccount())
 @blp.response(201, schemas.AccountAnswer, headers=ETAG)
 @blp.problem(404, "There is no such user, or it is not you.")
 def open_account(body: dict[str, Any]) -> Response:
@@ -42,7 +42,7 @@ def open_account(body: dict[str, Any]) -> Response:
 
 @blp.route("", methods=["GET"])
 @login_required()
-@blp.arguments(schemas.AccountQuery, location="query")
+@blp.arguments(schemas.AccountQuery(), location="query")
 @blp.response(200, schemas.AccountPage, headers=paging.LINK)
 def list_accounts(query: dict[str, Any]) -> Response:
     """List accounts: the caller's own, or anybody's for staff"""
@@ -67,7 +67,7 @@ def get_account(account_id: UUID) -> Response:
 
 @blp.route("/<uuid:account_id>", methods=["PATCH"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-@blp.arguments(schemas.ChangeAccount)
+@blp.arguments(schemas.ChangeAccount())
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.AccountAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
@@ -83,8 +83,10 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
         raise Forbidden("Only staff may change the status or the overdraft limit.")
     if "overdraft_limit" in body:
-        limit = resolve_amount(body["overdraft_limit"], account.currency, field="overdraft_limit", allow_zero=True)
-        body["overdraft_limit"] = limit
+        try:
+            body["overdraft_limit"] = parse_amount(body["overdraft_limit"], account.currency, allow_zero=True)
+        except InvalidMoney as error:
+            raise Unprocessable.at("/overdraft_limit", str(error)) from None
     if_match = request.if_match.contains if request.if_match else None
     changed = service.change(account.id, owner_id, body, origin(), if_match)
     return resource(service.present(changed), service.etag(changed))
@@ -92,7 +94,7 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
 
 @blp.route("/<uuid:account_id>/entries", methods=["GET"])
 @login_required()
-@blp.arguments(paging.PageSchema, location="query")
+@blp.arguments(paging.PageSchema(), location="query")
 @blp.response(200, schemas.EntryPage, headers=paging.LINK)
 @blp.problem(404, "Not there, or not yours.")
 def list_entries(query: dict[str, Any], account_id: UUID) -> Response:

@@ -25,7 +25,7 @@ def _whose_to_read() -> str | None:
 
 @blp.route("/current", methods=["GET"])
 @login_required()
-@blp.arguments(schemas.CurrentQuery, location="query")
+@blp.arguments(schemas.CurrentQuery(), location="query")
 @blp.response(200, schemas.BalancePage, headers=paging.LINK)
 @blp.problem(404, "The account is not there, or not yours.")
 def current(query: dict[str, Any]) -> Response:
@@ -43,7 +43,7 @@ def current(query: dict[str, Any]) -> Response:
 
 @blp.route("/historical", methods=["GET"])
 @login_required()
-@blp.arguments(schemas.HistoricalQuery, location="query")
+@blp.arguments(schemas.HistoricalQuery(), location="query")
 @blp.response(200, schemas.HistoricalAnswer)
 @blp.problem(404, "The account is not there, or not yours.")
 def historical(query: dict[str, Any]) -> Response:
@@ -67,7 +67,7 @@ def historical(query: dict[str, Any]) -> Response:
 
 @blp.route("/at-time", methods=["GET"])
 @login_required()
-@blp.arguments(schemas.AtTimeQuery, location="query")
+@blp.arguments(schemas.AtTimeQuery(), location="query")
 @blp.response(200, schemas.AtTimeAnswer)
 @blp.problem(404, "The account is not there, or not yours.")
 def at_time(query: dict[str, Any]) -> Response:

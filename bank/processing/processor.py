@@ -37,7 +37,6 @@ class Processor:
 
         Raises what the database raises; what was committed stays, the rest stays pending.
         """
-        bells.heard(lane)
         with self._app.app_context(), reader() as session:
             waiting = store.waiting_lanes(session.connection())
         return sum(self._pool.map(self._drain_lane, dict.fromkeys([lane, *waiting])))
@@ -52,15 +51,22 @@ class Processor:
         self._pool.shutdown()
 
     def _drain_lane(self, lane: int) -> int:
+        config: Config = self._app.config["BANK"]
         done, deadline = 0, time.monotonic() + _TURN_SECONDS
         with self._app.app_context():
             while True:
-                rung = bells.count(lane)
+                bells.heard(lane)
                 size = drain_once(lane)
-                done += size or 0
-                # None: another drain has the lane. It looks at the ring count after it let go, and
-                # whoever rang before this look counted first, so that drain will see it.
-                if size is None or (size == 0 and bells.count(lane) == rung):
+                if size is None:
+                    # Another drain has the lane, and may have looked before the rows that this bell
+                    # is about. It asks for word after it let go; if it did so just before we left
+                    # some, the lane is free now.
+                    bells.pass_on(lane)
+                    size = drain_once(lane)
+                    if size is None:
+                        return done
+                done += size
+                if size < config.batch_size and not bells.rung(lane):
                     return done
                 if self._stopping.is_set() or time.monotonic() > deadline:
                     bells.ring(lane, again=True)

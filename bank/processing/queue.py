@@ -5,7 +5,9 @@ again and nothing waits long: the sweeper rings for whatever was not heard.
 """
 
 import time
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 from threading import Lock
 
 import structlog
@@ -23,9 +25,6 @@ log = structlog.get_logger(__name__)
 
 # A worker on several queues pops without atomicity and can lose a job when it is killed: one queue a worker.
 QUEUE = "bank"
-
-# How long a bell that nobody answered keeps others for its lane away.
-_BELL_SECONDS = 5
 
 # After Redis failed, rings are left to the sweeper for this long: every request paying the timeout
 # of a dead Redis would take the API down with it.
@@ -56,7 +55,12 @@ def queue() -> Queue:
 
 
 class Bells:
-    """Rings for lanes, and tells a drain whether somebody rang since it looked."""
+    """Rings for lanes, and tells a drain whether somebody rang since it looked.
+
+    Each lane has one number in Redis: how often it was rung for since a drain last began to look.
+    Who makes it 1 puts the bell into the queue; who finds it higher knows that one is on its way.
+    A bell that is lost leaves the number standing, and the sweeper rings regardless of it.
+    """
 
     def __init__(self) -> None:
         self._resting_until = 0.0
@@ -64,18 +68,13 @@ class Bells:
     def ring(self, lane: int, *, again: bool = False) -> bool:
         """Tell the workers that rows wait in `lane`; call it after the commit.
 
-        A bell that waits in the queue already is enough, unless `again` says that it may be lost.
-        Returns whether Redis took it; False is no error, the sweeper will ring.
+        `again` puts a bell into the queue even if one should be there. Returns whether Redis took
+        it; False is no error, the sweeper will ring.
         """
         if time.monotonic() < self._resting_until:
             return False
         try:
-            with redis().pipeline(transaction=False) as pipeline:
-                # First the count: a drain that ends right now will see it and look once more.
-                pipeline.incr(_rings(lane))
-                pipeline.set(_waiting(lane), 1, nx=not again, ex=_BELL_SECONDS)
-                _, first = pipeline.execute()
-            if first:
+            if redis().incr(_rings(lane)) == 1 or again:
                 queue().enqueue(
                     "bank.processing.tasks.drain",
                     lane,
@@ -91,28 +90,27 @@ class Bells:
         return True
 
     def heard(self, lane: int) -> None:
-        """The bell of `lane` is answered: from now on a new one is let into the queue."""
-        try:
-            redis().delete(_waiting(lane))
-        except RedisError as error:
-            log.warning("bell_not_cleared", lane=lane, error=str(error))
+        """A drain begins to look: what was committed before is seen by it, what comes later rings anew."""
+        self._quietly(lane, lambda: redis().delete(_rings(lane)))
 
-    def count(self, lane: int) -> int:
-        """How often the lane was rung for. A drain compares it before its claim and after it let the
-        lane go: a bell may have been answered by another worker that found the lane taken."""
+    def pass_on(self, lane: int) -> None:
+        """The lane is taken, and its bell was answered here: leave word for the drain that has it."""
+        self._quietly(lane, lambda: redis().incr(_rings(lane)))
+
+    def rung(self, lane: int) -> bool:
+        """Whether somebody rang or left word since the last `heard`."""
+        return bool(self._quietly(lane, lambda: redis().exists(_rings(lane))))
+
+    def _quietly(self, lane: int, command: Callable[[], Any]) -> Any:
         try:
-            value = redis().get(_rings(lane))
-        except RedisError:
-            return -1
-        return int(value) if isinstance(value, bytes) else 0
+            return command()
+        except RedisError as error:
+            log.warning("bell_out_of_reach", lane=lane, error=str(error))
+            return None
 
 
 def _rings(lane: int) -> str:
     return f"bank:rings:{lane}"
-
-
-def _waiting(lane: int) -> str:
-    return f"bank:bell:{lane}"
 
 
 bells = Bells()

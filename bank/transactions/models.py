@@ -75,9 +75,7 @@ class Transaction(Base):
 
     __table_args__ = (
         CheckConstraint("type IN ('credit', 'debit', 'transfer', 'rollback')", name="type"),
-        CheckConstraint(
-            "status IN ('pending', 'held', 'completed', 'failed', 'rolled_back', 'voided')", name="status"
-        ),
+        CheckConstraint("status IN ('pending', 'held', 'completed', 'failed', 'rolled_back', 'voided')", name="status"),
         CheckConstraint("amount > 0 AND to_amount > 0", name="amount"),
         CheckConstraint("rolled_back_amount BETWEEN 0 AND amount", name="rolled_back_amount"),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),

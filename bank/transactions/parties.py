@@ -136,11 +136,11 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body.get(name) for name in ("description", "reference", "metadata")}
 
 
-_ACCOUNT = text("SELECT user_id::text FROM accounts WHERE id = CAST(:id AS uuid) AND kind = 'customer'")
+_ACCOUNT = "SELECT user_id::text FROM accounts WHERE id = %s::uuid AND kind = 'customer'"
 
 
 def _account(session: Session, account_id: str, owner_id: str | None) -> Party:
-    user_id = session.execute(_ACCOUNT, {"id": account_id}).scalar_one_or_none()
+    user_id = session.connection().exec_driver_sql(_ACCOUNT, (account_id,)).scalar_one_or_none()
     if user_id is None or owner_id not in (None, user_id):
         raise NotFound
     return Party(account_id, user_id)

@@ -17,7 +17,7 @@ from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
-from bank.ledger.decide import AccountState, Command, Posting, decide
+from bank.ledger.decide import Command, Posting, decide
 from bank.ledger.store import load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.processing.counters import counters
@@ -74,7 +74,7 @@ def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked
 def _submit_once(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:
     try:
         with unit_of_work() as session:
-            now, stored = store.find_key(session, origin.actor_id or "", intent.type.value, asked.key or "")
+            now, stored = store.find_key(session, origin.actor_id, intent.type.value, asked.key)
             if stored is not None:
                 return _replay(stored, fingerprint, intent.type.value, origin, asked.key or "", session)
             event = _event(session, intent, origin, now, bool(asked.wait_seconds))
@@ -111,9 +111,7 @@ def _key(route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Ask
     )
 
 
-def _replay(
-    stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: Origin, key: str, session: Session
-) -> Answer:
+def _replay(stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: Origin, key: str, session: Session) -> Answer:
     """The first answer again. A first request that died while it waited is answered from what became of it."""
     if stored.fingerprint != fingerprint:
         raise IdempotencyKeyReused
@@ -202,7 +200,7 @@ def preview(intent: Intent, origin: Origin) -> dict[str, Any]:
     Returns the transaction as it would be, with `id` null, its `entries`, and `dry_run` true.
     """
     with unit_of_work() as session:
-        now, _ = store.find_key(session, origin.actor_id or "", intent.type.value, "")
+        now, _ = store.find_key(session, None, intent.type.value, None)
         event = _event(session, intent, origin, now, False)
         command = Command(
             transaction_id="",

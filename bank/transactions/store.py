@@ -46,18 +46,16 @@ class KeyToStore:
     wait_seconds: int
 
 
-def find_key(session: Session, user_id: str, route: str, key: str) -> tuple[datetime, StoredAnswer | None]:
+_FIND_KEY = """
+    SELECT now(), k.fingerprint, k.transaction_id::text, k.response_status, k.response_body, k.answer_by < now()
+      FROM (SELECT 1) one
+      LEFT JOIN idempotency_keys k ON k.user_id = %s::uuid AND k.route = %s AND k.key = %s
+"""
+
+
+def find_key(session: Session, user_id: str | None, route: str, key: str | None) -> tuple[datetime, StoredAnswer | None]:
     """The database's time, and what is stored with the key, if it was used before."""
-    row = session.execute(
-        text(
-            """SELECT now(), k.fingerprint, k.transaction_id::text, k.response_status, k.response_body,
-                      k.answer_by < now()
-                 FROM (SELECT 1) one
-                 LEFT JOIN idempotency_keys k
-                   ON k.user_id = CAST(:user_id AS uuid) AND k.route = :route AND k.key = :key"""
-        ),
-        {"user_id": user_id, "route": route, "key": key},
-    ).one()
+    row = session.connection().exec_driver_sql(_FIND_KEY, (user_id, route, key)).one()
     if row[1] is None:
         return row[0], None
     body = None if row[4] is None else bytes(row[4])
@@ -111,9 +109,7 @@ SELECT position FROM event
 """
 
 
-def submit(
-    connection: Connection, transaction_id: str, event: TransactionSubmitted, origin: Origin, key: KeyToStore | None
-) -> None:
+def submit(connection: Connection, transaction_id: str, event: TransactionSubmitted, origin: Origin, key: KeyToStore | None) -> None:
     """Insert a pending transaction, its event, its audit row and its idempotency key.
 
     Raises sqlalchemy.exc.IntegrityError when the key was committed by another request meanwhile.

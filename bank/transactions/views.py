@@ -98,8 +98,8 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
 @blp.route("/credit", methods=["POST"])
 @login_required(*_MOVERS)
 @_documented
-@blp.arguments(schemas.CreditOrDebit)
-@blp.arguments(schemas.DryRun, location="query")
+@blp.arguments(schemas.CreditOrDebit())
+@blp.arguments(schemas.DryRun(), location="query")
 def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Bring money in from the outside
 
@@ -111,8 +111,8 @@ def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.route("/debit", methods=["POST"])
 @login_required(*_MOVERS)
 @_documented
-@blp.arguments(schemas.CreditOrDebit)
-@blp.arguments(schemas.DryRun, location="query")
+@blp.arguments(schemas.CreditOrDebit())
+@blp.arguments(schemas.DryRun(), location="query")
 def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Pay money out to the outside
 
@@ -124,8 +124,8 @@ def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.route("/transfer", methods=["POST"])
 @login_required(*_MOVERS)
 @_documented
-@blp.arguments(schemas.Transfer)
-@blp.arguments(schemas.DryRun, location="query")
+@blp.arguments(schemas.Transfer())
+@blp.arguments(schemas.DryRun(), location="query")
 def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Move money to another account
 
@@ -137,8 +137,8 @@ def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
 @login_required(*_MOVERS)
 @_documented
-@blp.arguments(schemas.Rollback)
-@blp.arguments(schemas.DryRun, location="query")
+@blp.arguments(schemas.Rollback())
+@blp.arguments(schemas.DryRun(), location="query")
 @blp.problem(
     409, "`not_reversible`: a rollback, or what is not completed. `idempotency_in_progress`: the first request with this key still runs."
 )
@@ -153,7 +153,7 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
 
 @blp.route("/history", methods=["GET"])
 @login_required()
-@blp.arguments(schemas.History, location="query")
+@blp.arguments(schemas.History(), location="query")
 @blp.response(200, schemas.TransactionPage, headers=paging.LINK)
 @blp.problem(404, "The account is not there, or not yours.")
 def history(query: dict[str, Any]) -> Response:

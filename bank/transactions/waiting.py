@@ -80,9 +80,7 @@ class Waiters:
 
     def _listen(self, engine: Engine) -> None:
         arguments, options = engine.dialect.create_connect_args(engine.url)
-        connection = psycopg2.connect(
-            *arguments, **options, connect_timeout=3, application_name="bank listener", keepalives_idle=10
-        )
+        connection = psycopg2.connect(*arguments, **options, connect_timeout=3, application_name="bank listener", keepalives_idle=10)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -20,6 +20,7 @@ def create_app(config: Config | None = None) -> Flask:
     from bank.auth import tokens
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
+    from bank.imports import models as _imports  # noqa: F401 - has no views, and the migrations must know its tables
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
     from bank.transactions.views import blp as transactions

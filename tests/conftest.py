@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
@@ -27,6 +28,10 @@ from bank.processing.processor import drain_once
 from bank.users import service as users
 from bank.users.models import Role
 from bank.web.context import new_id
+
+# A test that reads a database takes as long as it takes on a busy machine.
+settings.register_profile("bank", deadline=None)
+settings.load_profile("bank")
 
 PASSWORD = "correct horse battery staple"
 
@@ -88,7 +93,7 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def post_all(app: Flask) -> Callable[[], None]:
     """Empty every lane right here, as the workers would."""
 
@@ -137,7 +142,7 @@ def password_hash() -> str:
     return passwords.hash(PASSWORD)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def person(app: Flask, password_hash: str) -> Callable[..., Person]:
     """Make a user of any role and log them in."""
 

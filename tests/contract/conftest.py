@@ -1,0 +1,77 @@
+"""A stage that requests are made on, and a watch over what they write."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from bank.db import reader
+from bank.users.models import Role
+from tests.conftest import Person
+
+TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Alice and Bob have an account each; `transaction` moved money to Alice."""
+
+    alice: Person
+    bob: Person
+    teller: Person
+    auditor: Person
+    admin: Person
+    account: str
+    bobs_account: str
+    transaction: str
+
+    def fill(self, path: str) -> str:
+        """A path or body with its {names} replaced by ids of the stage."""
+        for name, value in {
+            "account": self.account,
+            "bobs_account": self.bobs_account,
+            "transaction": self.transaction,
+            "alice": self.alice.id,
+            "bob": self.bob.id,
+        }.items():
+            path = path.replace("{" + name + "}", value)
+        return path
+
+
+@pytest.fixture(scope="module")
+def stage(person: Callable[..., Person], post_all: Callable[[], None]) -> Stage:
+    alice, bob = person("alice"), person("bob")
+    account, bobs_account = alice.open_account()["id"], bob.open_account()["id"]
+    response = alice.post("/transactions/credit", {"account_id": account, "amount": "100.00", "currency": "USD"})
+    post_all()
+    return Stage(
+        alice=alice,
+        bob=bob,
+        teller=person("teller", Role.TELLER),
+        auditor=person("auditor", Role.AUDITOR),
+        admin=person("admin", Role.ADMIN),
+        account=account,
+        bobs_account=bobs_account,
+        transaction=response.json["id"],
+    )
+
+
+@pytest.fixture
+def nothing_written(app: Flask) -> Callable[[], AbstractContextManager[None]]:
+    """Fail when the block changes how many rows any table has."""
+    query = text("SELECT " + ", ".join(f"(SELECT count(*) FROM {table})" for table in TABLES))
+
+    def count() -> dict[str, int]:
+        with app.app_context(), reader() as session:
+            return dict(zip(TABLES, session.execute(query).one(), strict=True))
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        before = count()
+        yield
+        assert count() == before
+
+    return watch

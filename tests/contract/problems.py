@@ -1,0 +1,47 @@
+"""What every error answer must look like."""
+
+import json
+import re
+from typing import Any
+
+from werkzeug.test import TestResponse
+
+CODES = {
+    400: {"malformed_request"},
+    401: {"unauthenticated", "invalid_credentials"},
+    403: {"forbidden"},
+    404: {"not_found"},
+    405: {"method_not_allowed"},
+    412: {"precondition_failed"},
+    413: {"body_too_large"},
+    415: {"unsupported_media_type"},
+    422: {"validation_failed"},
+    429: {"too_many_requests"},
+    500: {"internal_error"},
+}
+
+
+def check_problem(response: TestResponse, status: int, pointer: str | None = None) -> dict[str, Any]:
+    """Check that the answer is the contract's problem of this status, and return it.
+
+    With a `pointer`, one of its errors must point there.
+    """
+    assert response.status_code == status, (response.status_code, response.get_data(as_text=True)[:500])
+    assert response.mimetype == "application/problem+json"
+    problem: dict[str, Any] = json.loads(response.data)
+    required = {"type", "title", "status", "detail", "instance", "code", "request_id"}
+    assert required <= problem.keys() <= required | {"errors", "transaction"}
+    assert problem["status"] == status
+    assert problem["instance"] == response.request.path
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", problem["code"])
+    assert problem["type"] == "/problems/" + problem["code"].replace("_", "-")
+    if status in CODES:
+        assert problem["code"] in CODES[status]
+    for error in problem.get("errors", []):
+        assert error.keys() == {"pointer", "message"}
+        assert error["pointer"] == "" or error["pointer"].startswith("/")
+        assert error["message"]
+    if pointer is not None:
+        assert pointer in [error["pointer"] for error in problem["errors"]]
+    return problem

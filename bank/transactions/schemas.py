@@ -138,7 +138,7 @@ class TransactionEntryAnswer(Schema):
     version = fields.Integer()
     amount = fields.String(metadata={"example": "-12.34"})
     currency = fields.String()
-    balance = fields.String(allow_none=True, metadata={"description": "Shown to staff and the account's owner."})
+    balance = fields.String(allow_none=True, metadata={"example": "87.66", "description": "Shown to staff and the account's owner."})
     effective_at = fields.String(metadata=_TIME)
     created_at = fields.String(metadata=_TIME)
 

@@ -31,8 +31,8 @@ class _Limit(fields.Integer):
 class PageSchema(StrictSchema):
     """`?limit=` and `?cursor=`, the parent of the filters of every list."""
 
-    limit = _Limit(load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT))
-    cursor = Text(most=500)
+    limit = _Limit(load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT), metadata={"description": "How many, at most."})
+    cursor = Text(most=500, metadata={"description": "The `next_cursor` of the page before, with the same filters."})
 
 
 def _serializer(filters: dict[str, Any]) -> URLSafeSerializer:

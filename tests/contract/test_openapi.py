@@ -1,0 +1,227 @@
+"""The OpenAPI document: complete, and true of the answers that routes really give."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bank import create_app
+from bank.web.limits import limiter
+from tests.contract.document import Document
+from tests.contract.problems import check_problem
+
+
+@pytest.fixture(scope="module")
+def document(app) -> Document:
+    return Document(app.test_client().get("/openapi.json").json)
+
+
+OPERATIONAL = {"/health/live", "/health/ready", "/metrics", "/docs", "/docs/start.js", "/docs/<path:name>", "/openapi.json"}
+
+
+def test_every_route_of_the_application_is_in_the_document(app, document):
+    rules = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        if rule.rule not in OPERATIONAL
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    assert rules == {(method, path) for method, path, _ in document.operations()}
+    assert all(path.startswith("/api/v1/") for _, path in rules)
+
+
+def test_every_operation_says_what_it_does_and_has_an_id_of_its_own(document):
+    ids = []
+    for method, path, operation in document.operations():
+        assert operation.get("summary"), (method, path)
+        assert operation.get("tags"), (method, path)
+        ids.append(operation["operationId"])
+    assert len(set(ids)) == len(ids)
+
+
+# Client libraries are generated from these: a name that changes breaks whoever calls it.
+PROMISED = {
+    "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
+    "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
+    "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
+    "transactions_history", "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
+    "admin_read_stats",
+}  # fmt: skip
+
+
+def test_operation_ids_are_stable(document):
+    assert {operation["operationId"] for _, _, operation in document.operations()} >= PROMISED
+
+
+MONEY = {
+    "amount", "to_amount", "balance", "available", "held", "overdraft_limit", "opening", "closing", "credits", "debits",
+    "rolled_back_amount", "min_amount", "max_amount",
+}  # fmt: skip
+
+
+def test_money_is_documented_with_an_example(document):
+    found = 0
+    for name, schema in document.root["components"]["schemas"].items():
+        for field, described in schema.get("properties", {}).items():
+            if field in MONEY:
+                found += 1
+                assert described.get("example"), (name, field)
+                assert described.get("type") == "string" or "oneOf" in described, (name, field)
+    assert found > 15
+
+
+def test_every_field_of_a_request_has_an_example_or_says_what_it_is(document):
+    for method, path, operation in document.operations():
+        for parameter in operation.get("parameters", []):
+            described = {**parameter, **parameter.get("schema", {})}
+            told = {"description", "example", "enum", "format", "pattern", "minimum"} & described.keys()
+            assert told, (method, path, parameter["name"])
+        if "requestBody" in operation:
+            schema = document.resolve(operation["requestBody"]["content"]["application/json"]["schema"])
+            for field, described in schema["properties"].items():
+                told = {"description", "example", "enum", "format", "additionalProperties"} & described.keys()
+                assert told, (method, path, field)
+
+
+def test_every_operation_documents_the_problems_it_can_answer(document):
+    for method, path, operation in document.operations():
+        expected = {"422", "429", "503", "default"}
+        if operation.get("security"):
+            expected |= {"401"}
+        if "requestBody" in operation:
+            expected |= {"400", "413", "415"}
+        if "{" in path:
+            expected |= {"404"}
+        if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", [])):
+            expected |= {"412"}
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", [])):
+            expected |= {"404", "409"}
+        assert expected <= operation["responses"].keys(), (method, path)
+        for status in operation["responses"]:
+            if status == "default" or int(status) >= 400:
+                answer = document.resolve(operation["responses"][status])
+                assert answer["description"], (method, path, status)
+                assert answer["content"].keys() == {"application/problem+json"}, (method, path, status)
+                schema = document.resolve(answer["content"]["application/problem+json"]["schema"])
+                assert {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"} <= schema["properties"].keys()
+
+
+def test_routes_that_move_money_document_their_headers_and_the_dry_run(document):
+    for method, path, operation in document.operations():
+        if method == "POST" and path.startswith("/api/v1/transactions"):
+            parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
+            assert {"Idempotency-Key", "Prefer", "dry_run"} <= parameters.keys(), path
+            assert parameters["Idempotency-Key"]["in"] == parameters["Prefer"]["in"] == "header"
+            assert {"200", "201", "202"} <= operation["responses"].keys(), path
+
+
+def test_answers_are_what_the_document_says(document, stage, post_all, nothing_written):
+    """One real answer for each operation and success status, held against its schema."""
+    seen = set()
+
+    def check(response, method, path, status):
+        operation = document.root["paths"][path][method.lower()]
+        assert response.status_code == status, response.text
+        answer = document.answer(operation, status)
+        seen.add((method, path, status))
+        if status == 204:
+            assert response.data == b""
+            return
+        (schema,) = [content["schema"] for content in answer["content"].values()]
+        assert document.objections(schema, json.loads(response.data)) == [], (method, path)
+        for header in answer.get("headers", {}):
+            if header not in ("Link", "Idempotent-Replayed", "Preference-Applied"):
+                assert header in response.headers, (method, path, header)
+
+    alice, bob, admin = stage.alice, stage.bob, stage.admin
+    api = "/api/v1"
+    account = {"account_id": stage.account, "amount": "10.00", "currency": "USD"}
+    transfer = {"to_account_id": stage.bobs_account, "amount": "2.00", "currency": "USD", "metadata": {"order": "4711"}, "reference": "A-1"}
+
+    check(alice.get("/auth/me"), "GET", f"{api}/auth/me", 200)
+    check(admin.get("/users"), "GET", f"{api}/users", 200)
+    check(admin.get(f"/users/{alice.id}"), "GET", f"{api}/users/{{user_id}}", 200)
+    check(alice.post("/accounts", {"currency": "EUR", "name": "Trips"}), "POST", f"{api}/accounts", 201)
+    check(alice.get("/accounts"), "GET", f"{api}/accounts", 200)
+    check(alice.get(f"/accounts/{stage.account}"), "GET", f"{api}/accounts/{{account_id}}", 200)
+    check(alice.patch(f"/accounts/{stage.account}", {"name": "Main"}), "PATCH", f"{api}/accounts/{{account_id}}", 200)
+    check(alice.post("/transactions/credit", account), "POST", f"{api}/transactions/credit", 202)
+    check(alice.post("/transactions/debit", account), "POST", f"{api}/transactions/debit", 202)
+    moved = alice.post("/transactions/transfer", transfer)
+    check(moved, "POST", f"{api}/transactions/transfer", 202)
+    post_all()
+    for kind, body in (("credit", account), ("debit", account), ("transfer", transfer)):
+        check(alice.post(f"/transactions/{kind}?dry_run=true", body), "POST", f"{api}/transactions/{kind}", 200)
+    rollback = f"{api}/transactions/{{transaction_id}}/rollback"
+    check(bob.post(f"/transactions/{moved.json['id']}/rollback?dry_run=true", {"reason": "Returned"}), "POST", rollback, 200)
+    check(bob.post(f"/transactions/{moved.json['id']}/rollback", {"amount": "1.00", "reason": "Returned"}), "POST", rollback, 202)
+    post_all()
+    check(alice.get("/transactions/history"), "GET", f"{api}/transactions/history", 200)
+    check(alice.get(f"/transactions/{moved.json['id']}"), "GET", f"{api}/transactions/{{transaction_id}}", 200)
+    check(alice.get(f"/accounts/{stage.account}/entries"), "GET", f"{api}/accounts/{{account_id}}/entries", 200)
+    check(alice.get("/balances/current"), "GET", f"{api}/balances/current", 200)
+    check(alice.get(f"/balances/historical?account_id={stage.account}"), "GET", f"{api}/balances/historical", 200)
+    check(alice.get(f"/balances/at-time?account_id={stage.account}&at=2026-01-31T12:00:00Z"), "GET", f"{api}/balances/at-time", 200)
+    check(admin.get("/admin/stats"), "GET", f"{api}/admin/stats", 200)
+
+    elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
+    expected = {
+        (method, path, int(status))
+        for method, path, operation in document.operations()
+        if operation["operationId"] not in elsewhere
+        for status in operation["responses"]
+        # 201 needs somebody who posts while the request waits: see the tests of waiting.
+        if (status.startswith("2") and status != "201") or (method, path, status) == ("POST", f"{api}/accounts", "201")
+    }
+    assert seen >= expected
+
+
+def test_problems_are_what_the_document_says(document, stage):
+    problem = check_problem(stage.alice.post("/transactions/credit", {}), 422)
+    operation = document.root["paths"]["/api/v1/transactions/credit"]["post"]
+    schema = document.answer(operation, 422)["content"]["application/problem+json"]["schema"]
+    assert document.objections(schema, problem) == []
+
+
+def test_a_bug_is_a_problem_that_tells_nothing_of_the_inside(app, stage, monkeypatch):
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret of the inside")
+
+    monkeypatch.setattr("bank.accounts.service.search", broken)
+    response = stage.alice.get("/accounts")
+    problem = check_problem(response, 500)
+    assert "secret" not in response.text
+    assert "Runtime" not in response.text
+    assert problem["detail"] == "Something went wrong on our side."
+
+
+def test_too_many_requests_are_a_problem_that_says_when_to_come_again(config, servers):
+    limited = create_app(replace(config, rate_limit_enabled=True, rate_limit_default="2 per minute"))
+    try:
+        client = limited.test_client()
+        answers = [client.get("/api/v1/accounts", headers={"X-Forwarded-For": "192.0.2.7"}) for _ in range(3)]
+        check_problem(answers[1], 401)
+        assert answers[0].headers["RateLimit-Limit"] == "2"
+        assert answers[0].headers["RateLimit-Remaining"] == "1"
+        check_problem(answers[2], 429)
+        assert 0 < int(answers[2].headers["Retry-After"]) <= 60
+        assert answers[2].headers["RateLimit-Remaining"] == "0"
+        assert client.get("/health/live").status_code == 200
+    finally:
+        limiter.reset()
+        limiter.enabled = False
+
+
+@pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/api/v2/accounts", "/api/v1/accounts/", "/.env", "/api/v1"])
+def test_what_is_not_there_is_a_problem_for_everybody(client, stage, path):
+    check_problem(client.get(path), 404)
+    check_problem(stage.admin.client.get(path, headers={"Authorization": f"Bearer {stage.admin.token}"}), 404)
+
+
+def test_a_request_id_is_taken_if_it_is_sane_and_made_if_not(client):
+    assert client.get("/health/live", headers={"X-Request-ID": "order-4711.a_b"}).headers["X-Request-ID"] == "order-4711.a_b"
+    for insane in ("", "a b", "x" * 129, "a\tb", "<script>", "é"):
+        made = client.get("/health/live", headers={"X-Request-ID": insane}).headers["X-Request-ID"]
+        assert re.fullmatch(r"[0-9a-f-]{36}", made), insane

@@ -46,7 +46,7 @@ imports: $(VENV)/.dev ## Check which module may import which (import-linter)
 check: lint types imports ## lint, types and imports
 
 bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
-	@$(PY) -m bench
+	@$(PY) -m tests.bench
 
 clean: ## Remove .venv and caches; the bank's data stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -84,12 +84,12 @@ def _speak_json() -> None:
     # pickle in Redis would run as code here.
     class JSONJob(rq.job.Job):
         @classmethod
-        def fetch(cls, id: str, connection: Any, serializer: Any = None) -> "rq.job.Job":
+        def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> "rq.job.Job":
             return rq.job.Job.fetch(id, connection=connection, serializer=serializer or JSONSerializer)
 
     class JSONWorker(rq.Worker):
         @classmethod
-        def all(cls, connection: Any) -> list["rq.Worker"]:  # type: ignore[override]
+        def all(cls, connection: Any) -> list[Any]:  # type: ignore[override]
             return rq.Worker.all(connection=connection, serializer=JSONSerializer)
 
     web.config.serializer = JSONSerializer

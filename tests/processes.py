@@ -43,12 +43,12 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0)
     return value
 
 
-def query(environ: Mapping[str, str], statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+def query(environ: Mapping[str, str], statement: str, *parameters: Any, **named: Any) -> list[tuple[Any, ...]]:
     """The rows of one statement on the database that `environ` names, in a transaction of its own."""
     connection = psycopg2.connect(_libpq(environ["DATABASE_URL"]))
     try:
         with connection, connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
+            cursor.execute(statement, named or parameters or None)
             return cursor.fetchall() if cursor.description else []
     finally:
         connection.close()
@@ -89,7 +89,9 @@ def fresh_database(environ: Mapping[str, str], directory: Path) -> Iterator[dict
         assert migrate.wait(60) == 0, (directory / "migrate.log").read_text()
         yield own
     finally:
-        _administer(environ, f"DROP DATABASE {name} WITH (FORCE)")
+        # Not WITH (FORCE), which fails when it meets a vacuum: that one belongs to the server, and DROP alone ends it.
+        _administer(environ, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = current_user")
+        _administer(environ, f"DROP DATABASE {name}")
 
 
 def _administer(environ: Mapping[str, str], statement: str) -> None:
@@ -187,9 +189,11 @@ class Process:
 class Bank:
     """A running bank on the database and Redis that `environ` names; a context manager, which stops it all.
 
-    `web` is gunicorn with `web_workers` processes, `workers` are RQ workers, `scheduler` rings the
+    `web` is gunicorn, on APPLICATION, with `web_workers` processes, `workers` are RQ workers, `scheduler` rings the
     sweeper. Logs go to `directory`.
     """
+
+    APPLICATION = "wsgi:app"
 
     def __init__(
         self, environ: Mapping[str, str], directory: Path, *, web_workers: int = 2, workers: int = 1, scheduler: bool = True
@@ -205,7 +209,7 @@ class Bank:
     def __enter__(self) -> "Bank":
         workers, scheduler = self._wanted
         try:
-            self.web = self.add("web", "-m", "gunicorn", "-c", "bank/gunicorn.py", "wsgi:app")
+            self.web = self.add("web", "-m", "gunicorn", "-c", "bank/gunicorn.py", self.APPLICATION)
             self.workers = [self.add(f"worker-{number}", "worker.py") for number in range(1, workers + 1)]
             self.scheduler = self.add("scheduler", "-m", "bank", "scheduler") if scheduler else None
             self.wait_until_ready()

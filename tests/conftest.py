@@ -169,6 +169,22 @@ def person(app: Flask, password_hash: str) -> Callable[..., Person]:
     return make
 
 
+@pytest.fixture(scope="session")
+def funded(post_all: Callable[[], None]) -> Callable[..., str]:
+    """Open an account for somebody, with money in it, and return its id."""
+
+    def open_and_fund(who: Person, amount: str | None = "100.00", currency: str = "USD") -> str:
+        account_id: str = who.open_account(currency)["id"]
+        if amount is not None:
+            body = {"account_id": account_id, "amount": amount, "currency": currency}
+            response = who.post("/transactions/credit", body)
+            assert response.status_code == 202, response.json
+            post_all()
+        return account_id
+
+    return open_and_fund
+
+
 @pytest.fixture
 def alice(person: Callable[..., Person]) -> Person:
     return person("alice")

@@ -23,7 +23,7 @@ class OpenAccount(StrictSchema):
 class ChangeAccount(StrictSchema):
     """What to change; a field that is left out stays as it is."""
 
-    name = Text(most=100, allow_none=True)
+    name = Text(most=100, allow_none=True, metadata={"example": "Household"})
     status = Choice(_STATUS, metadata={"description": "Staff only."})
     overdraft_limit = Amount(metadata={"description": "Staff only.", "example": "100.00"})
 

@@ -1,8 +1,9 @@
 """The ledger's tables: entries that never change, and balances that are their sum."""
 
 from datetime import date, datetime
+from decimal import Decimal
 
-from sqlalchemy import BigInteger, CheckConstraint, Date, ForeignKey, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, Date, ForeignKey, Index, Integer, Numeric, SmallInteger, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant, Minor
@@ -88,11 +89,13 @@ class DailyBalance(Base):
 
     account_id: Mapped[str] = mapped_column(Id, primary_key=True)
     day: Mapped[date] = mapped_column(Date, primary_key=True)
-    # Minor units: the sum of all entries that are effective on this day or before.
-    closing: Mapped[int] = mapped_column(Minor)
+    # Minor units: the sum of all entries that are effective on this day or before. Numeric, since these
+    # sums may leave the range that every balance keeps to: what came and went on one day, or what
+    # was there before a debit that counts from later.
+    closing: Mapped[Decimal] = mapped_column(Numeric(38, 0))
     # Sums of this day's entries in minor units, both positive, and how many there are.
-    credits: Mapped[int] = mapped_column(Minor)
-    debits: Mapped[int] = mapped_column(Minor)
+    credits: Mapped[Decimal] = mapped_column(Numeric(38, 0))
+    debits: Mapped[Decimal] = mapped_column(Numeric(38, 0))
     count: Mapped[int] = mapped_column(Integer)
 
 

@@ -14,21 +14,19 @@ _accepted = Counter("bank_transactions_accepted_total", "Transactions that a cli
 _posted = Counter("bank_transactions_posted_total", "Transactions posted.", ["type"])
 _failed = Counter("bank_transactions_failed_total", "Transactions the ledger refused.", ["code"])
 _volume = Counter("bank_volume_total", "Money posted, in units of the currency.", ["currency"])
-_batch = Histogram(
-    "bank_batch_size_transactions", "Transactions a commit of the drain.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
-)
+_batch = Histogram("bank_batch_size_transactions", "Transactions a commit of the drain.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500))
 _batch_seconds = Histogram("bank_batch_duration_seconds", "From claiming a batch to its commit.")
 _age = Gauge(
-    "bank_queue_oldest_seconds", "How old the oldest transaction of the last batch was.", ["lane"],
+    "bank_queue_oldest_seconds",
+    "How old the oldest transaction of the last batch was.",
+    ["lane"],
     multiprocess_mode="mostrecent",
 )
 
 
 def init_app(app: Flask) -> None:
     """Serve `/metrics`, with requests counted by endpoint and never by path: paths hold ids."""
-    exporter = (
-        GunicornInternalPrometheusMetrics if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else PrometheusMetrics
-    )
+    exporter = GunicornInternalPrometheusMetrics if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else PrometheusMetrics
     exporter.for_app_factory(
         group_by="endpoint", defaults_prefix=NO_PREFIX, default_latency_as_histogram=True, excluded_paths=["^/metrics"]
     ).init_app(app)

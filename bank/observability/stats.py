@@ -1,10 +1,10 @@
 """The counters of all processes, gathered through Redis, and the queue as the database sees it."""
 
+import json
 import time
 from threading import Event, Thread
 from typing import Any
 
-import orjson
 import structlog
 from flask import Flask
 from redis.exceptions import RedisError
@@ -53,10 +53,11 @@ def init_app(app: Flask) -> None:
     counters.listen("publisher", Publisher(app))
 
 
+# With the standard library's JSON: volumes grow past 64 bits, where orjson ends.
 def publish() -> None:
     """Put this process's numbers where `gather` finds them. A Redis that is away loses nothing but freshness."""
     try:
-        redis().hset(_KEY, PROCESS_NAME, orjson.dumps(_mine()))
+        redis().hset(_KEY, PROCESS_NAME, json.dumps(_mine()))
     except RedisError as error:
         log.warning("counters_not_published", error=str(error))
 
@@ -68,7 +69,7 @@ def gather() -> dict[str, Any]:
     """
     publish()
     try:
-        published = [orjson.loads(numbers) for numbers in redis().hvals(_KEY)]
+        published = [json.loads(numbers) for numbers in redis().hvals(_KEY)]
     except RedisError:
         published = [_mine()]
     live = [numbers for numbers in published if time.time() - numbers["at"] < _FORGET_SECONDS]

@@ -184,9 +184,9 @@ def upgrade() -> None:
         "daily_balances",
         sa.Column("account_id", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("day", sa.Date(), nullable=False),
-        sa.Column("closing", sa.BigInteger(), nullable=False),
-        sa.Column("credits", sa.BigInteger(), nullable=False),
-        sa.Column("debits", sa.BigInteger(), nullable=False),
+        sa.Column("closing", sa.Numeric(38, 0), nullable=False),
+        sa.Column("credits", sa.Numeric(38, 0), nullable=False),
+        sa.Column("debits", sa.Numeric(38, 0), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("account_id", "day", name="pk_daily_balances"),
     )

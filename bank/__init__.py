@@ -17,6 +17,7 @@ def create_app(config: Config | None = None) -> Flask:
     Raises ConfigError when `config` is not given and the environment is not usable.
     """
     from bank.accounts.views import blp as accounts
+    from bank.audit.views import blp as audit
     from bank.auth import tokens
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
@@ -58,6 +59,6 @@ def create_app(config: Config | None = None) -> Flask:
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, balances, admin):
+    for blueprint in (auth, users, accounts, transactions, balances, audit, admin):
         api.register_blueprint(blueprint)
     return app

@@ -1,9 +1,10 @@
-"""Writing down who did what."""
+"""Writing down who did what, and reading it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.events.types import Origin
@@ -37,3 +38,20 @@ def record(
             "request_id": origin.request_id,
         },
     )
+
+
+def read(session: Session, filters: dict[str, Any], before: int | None, limit: int) -> Sequence[Row[Any]]:
+    """Audit rows newest first, from before the id `before`; one more than `limit` when more follow.
+
+    `filters` may hold `entity_type`, `entity_id` and `actor_id`.
+    """
+    conditions = [f"{column} = :{column}" for column in ("entity_type", "entity_id", "actor_id") if column in filters]
+    conditions += ["id < :before"] if before is not None else []
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    return session.execute(
+        text(
+            f"""SELECT id, entity_type, entity_id::text, action, details, actor_id::text, address, request_id, created_at
+                  FROM audit_logs {where} ORDER BY id DESC LIMIT :limit"""
+        ),
+        {**filters, "before": before, "limit": limit + 1},
+    ).all()

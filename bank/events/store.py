@@ -1,7 +1,10 @@
-"""Appending to the log, always inside the unit of work that changes the state."""
+"""Appending to the log, always inside the unit of work that changes the state; and reading it."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.events.types import Happened, Origin
@@ -33,3 +36,17 @@ def append(session: Session, stream_id: str, version: int, event: Happened, orig
             "trace_id": origin.trace_id,
         },
     )
+
+
+def read(session: Session, stream_id: str | None, after: int, limit: int) -> Sequence[Row[Any]]:
+    """Events in the global order from behind position `after`, of one stream or of all; one more than `limit`
+    when more follow."""
+    of_stream = "AND stream_id = CAST(:stream_id AS uuid)" if stream_id else ""
+    return session.execute(
+        text(
+            f"""SELECT position, stream_id::text, version, type, schema, data, actor_id::text, request_id, trace_id,
+                       recorded_at
+                  FROM events WHERE position > :after {of_stream} ORDER BY position LIMIT :limit"""
+        ),
+        {"stream_id": stream_id, "after": after, "limit": limit + 1},
+    ).all()

@@ -1,0 +1,75 @@
+"""The queries and answers of `/events` and `/audit-logs`."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+
+from bank.web.fields import Choice, Identifier
+from bank.web.paging import PageSchema
+
+_ENTITIES = ["user", "login", "account", "transaction", "import"]
+_TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
+
+
+class EventQuery(PageSchema):
+    """Which events."""
+
+    stream_id = Identifier(metadata={"description": "Of one user, account or transaction."})
+
+
+class AuditQuery(PageSchema):
+    """Which audit rows."""
+
+    entity_type = Choice(_ENTITIES)
+    entity_id = Identifier(metadata={"description": "Needs `entity_type`."})
+    actor_id = Identifier(metadata={"description": "Who acted."})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _entity(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "entity_id" in data and "entity_type" not in data:
+            raise ValidationError("Needs `entity_type`.", "entity_id")
+
+
+class EventAnswer(Schema):
+    """Something that happened."""
+
+    position = fields.Integer(metadata={"description": "The global order."})
+    stream_id = fields.UUID()
+    version = fields.Integer(metadata={"description": "1, 2, 3, … in its stream."})
+    type = fields.String(metadata={"example": "TransactionCompleted"})
+    schema = fields.Integer()
+    data = fields.Dict(keys=fields.String(), metadata={"description": "Amounts are minor units."})
+    actor_id = fields.UUID(allow_none=True)
+    request_id = fields.String(allow_none=True)
+    trace_id = fields.String(allow_none=True)
+    recorded_at = fields.String(metadata=_TIME)
+
+
+class EventPage(Schema):
+    """A page of events."""
+
+    data = fields.List(fields.Nested(EventAnswer))
+    next_cursor = fields.String(allow_none=True)
+    has_more = fields.Boolean()
+
+
+class AuditAnswer(Schema):
+    """What somebody did."""
+
+    id = fields.Integer()
+    entity_type = fields.String(metadata={"enum": _ENTITIES})
+    entity_id = fields.UUID(allow_none=True)
+    action = fields.String(metadata={"example": "transaction.transfer"})
+    details = fields.Dict(keys=fields.String())
+    actor_id = fields.UUID(allow_none=True)
+    address = fields.String(allow_none=True)
+    request_id = fields.String(allow_none=True)
+    created_at = fields.String(metadata=_TIME)
+
+
+class AuditPage(Schema):
+    """A page of audit rows."""
+
+    data = fields.List(fields.Nested(AuditAnswer))
+    next_cursor = fields.String(allow_none=True)
+    has_more = fields.Boolean()

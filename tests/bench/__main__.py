@@ -1,0 +1,278 @@
+"""Prints one JSON line a measure: the median of three runs, on the machine it runs on.
+
+Everything runs on this machine's cores, the load generator, PostgreSQL and Redis included, so the
+ratios say more than the rates.
+"""
+
+import itertools
+import json
+import random
+import secrets
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bank import create_app, embedded
+from bank.config import Config
+from bank.db import reader
+from bank.ledger.store import waiting_lanes
+from bank.processing.queue import bells
+from tests.bench import load
+from tests.processes import Bank, fresh_database, query
+
+RUNS = 3
+SECONDS = 6.0
+ACCOUNTS = 10_000
+QUEUED = 60_000
+
+
+def report(measure: str, runs: list[float], unit: str, **more: Any) -> float:
+    """Print the median of the runs as a JSON line, and return it."""
+    median = statistics.median(runs)
+    line = {"measure": measure, "median": round(median, 3), "unit": unit, "runs": [round(run, 3) for run in runs], **more}
+    print(json.dumps(line), flush=True)
+    return median
+
+
+def three(run: Callable[[int], float]) -> list[float]:
+    """The results of three runs."""
+    return [run(number) for number in range(RUNS)]
+
+
+def main() -> None:
+    """Start servers that wait for the disk as in production, measure, stop them."""
+    with tempfile.TemporaryDirectory(prefix="bank-bench-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        postgres, redis = embedded.Postgres(directory), embedded.Redis(directory)
+        try:
+            environ = {
+                "BANK_ENV": "test",
+                "DATABASE_URL": postgres.start(),
+                "REDIS_URL": redis.start(),
+                "JWT_SECRET_KEY": secrets.token_hex(32),
+                "BANK_SELF_SERVICE_DEPOSITS": "true",
+                "RATELIMIT_ENABLED": "false",
+                "BANK_LOG_LEVEL": "WARNING",
+                # Long enough that a token outlives the benchmark.
+                "BANK_ACCESS_TOKEN_SECONDS": "7200",
+            }
+            tpcb = measure_tpcb(environ["DATABASE_URL"])
+            measure_drain(environ, directory, tpcb)
+            measure_api(environ, directory)
+        finally:
+            redis.stop()
+            postgres.stop()
+
+
+def measure_tpcb(database_url: str) -> float | None:
+    """TPC-B by pgbench on the same server, where there is a pgbench on the machine."""
+    pgbench = shutil.which("pgbench")
+    if pgbench is None:
+        print(json.dumps({"measure": "tpcb", "left_out": "there is no pgbench on this machine"}), flush=True)
+        return None
+    url = database_url.replace("postgresql+psycopg2://", "postgresql://")
+    subprocess.run([pgbench, "-i", "-s", "50", "-q", url], check=True, capture_output=True)
+    options = ["-M", "prepared", "-c", "8", "-j", "2", "-T", str(int(SECONDS) + 4)]
+
+    def run(number: int) -> float:
+        output = subprocess.run([pgbench, *options, url], check=True, capture_output=True, text=True).stdout
+        return float(next(line for line in output.splitlines() if line.startswith("tps = ")).split()[2])
+
+    tpcb = report("tpcb", three(run), "transactions/s")
+    subprocess.run([pgbench, "-i", "-I", "d", url], check=True, capture_output=True)
+    return tpcb
+
+
+def measure_drain(environ: Mapping[str, str], directory: Path, tpcb: float | None) -> None:
+    """How fast a full queue is emptied by the workers of a default bank, from the first bell to the last commit."""
+
+    def run(number: int) -> float:
+        with fresh_database(environ, directory) as own:
+            fill_queue(own)
+            with Bank(own, directory, workers=2, scheduler=False) as bank:
+                started = time.perf_counter()
+                ring_all(bank)
+                wait_until_posted(own)
+                return QUEUED / (time.perf_counter() - started)
+
+    runs = three(run)
+    report("drain", runs, "transfers/s", accounts=ACCOUNTS, queued=QUEUED)
+    if tpcb is not None:
+        report("drain_to_tpcb", [rate / tpcb for rate in runs], "ratio", aim=3)
+
+
+def fill_queue(environ: Mapping[str, str]) -> None:
+    """Pending transfers between random accounts, as if the API had accepted them all before any worker came."""
+    lanes = Config.from_env(environ).lanes
+    for statement in (
+        """INSERT INTO users (id, username, email, role, status, version)
+           VALUES ('00000000-0000-7000-8000-000000000001', 'bench', 'bench@example.com', 'customer', 'active', 1)""",
+        """INSERT INTO accounts (id, user_id, currency, kind, is_default, version)
+           SELECT md5(i::text)::uuid, '00000000-0000-7000-8000-000000000001', 'USD', 'customer', false, 1
+             FROM generate_series(1, %(accounts)s) i""",
+        # A limit that random transfers do not reach: what is measured is posting.
+        """INSERT INTO balances (account_id, user_id, currency, overdraft_limit)
+           SELECT id, user_id, currency, 1000000000 FROM accounts""",
+        """WITH picked AS MATERIALIZED (
+               SELECT gen_random_uuid() AS id, (random() * (%(accounts)s - 1))::int AS source,
+                      1 + (random() * (%(accounts)s - 2))::int AS step
+                 FROM generate_series(1, %(queued)s)
+           ), side AS (
+               SELECT id, md5((1 + source)::text)::uuid AS source,
+                      md5((1 + (source + step) %% %(accounts)s)::text)::uuid AS target FROM picked
+           ), event AS (
+               INSERT INTO events (stream_id, version, type, data)
+               SELECT id, 1, 'TransactionSubmitted', '{}' FROM side RETURNING position, stream_id
+           )
+           INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id,
+                                     to_account_id, amount, currency, to_amount, to_currency, effective_at)
+           SELECT id, position, ('x' || right(source::text, 8))::bit(32)::bigint %% %(lanes)s, 'transfer', 'pending',
+                  '00000000-0000-7000-8000-000000000001', '00000000-0000-7000-8000-000000000001', source, target,
+                  100, 'USD', 100, 'USD', now()
+             FROM side JOIN event ON event.stream_id = side.id""",
+        "ANALYZE",
+    ):
+        query(environ, statement, accounts=ACCOUNTS, queued=QUEUED, lanes=lanes)
+
+
+def ring_all(bank: Bank) -> None:
+    """Ring for every lane."""
+    app = create_app(Config.from_env(bank.environ))
+    with app.app_context():
+        for lane in range(app.config["BANK"].lanes):
+            bells.ring(lane, again=True)
+
+
+def wait_until_posted(environ: Mapping[str, str]) -> None:
+    """Return when no lane has a pending transaction; looks every 20 ms over one connection."""
+    app = create_app(Config.from_env(environ))
+    with app.app_context(), reader() as session:
+        while waiting_lanes(session.connection()):
+            time.sleep(0.02)
+
+
+def measure_api(environ: Mapping[str, str], directory: Path) -> None:
+    """Accepting, reading, and the way from accepted to posted, over HTTP."""
+    bare = [measure_bare(environ, directory, method) for method in ("POST", "GET")]
+    with fresh_database(environ, directory) as own:
+        with Bank(own, directory, workers=2) as bank:
+            client, token = bank.client(), bank.log_in()
+            client.token = token
+            accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(100)]
+            for account in accounts:
+                body = {"account_id": account, "amount": "1000000", "currency": "USD"}
+                client.post("/transactions/credit", body, Prefer="wait=10")
+            client.close()
+            accepted = measure_accept(bank, token, accounts, bare[0])
+            measure_read(bank, token, accounts, bare[1])
+            measure_latency(bank, token, accounts, accepted / 2)
+            measure_wake_up(bank, token, accounts)
+
+
+def measure_bare(environ: Mapping[str, str], directory: Path, method: str) -> float:
+    """Answers a second of a route that does nothing."""
+    with Bare(environ, directory) as bare:
+        data = load.request(method, "/bare", b"{}" if method == "POST" else b"")
+        runs = three(lambda _: load.closed_loop(bare.port, lambda _: itertools.repeat(data), 200, SECONDS).per_second)
+    return report(f"bare_{method.lower()}", runs, "requests/s")
+
+
+class Bare(Bank):
+    """The bare application on the settings of the bank's own."""
+
+    APPLICATION = "tests.bench.bare:app"
+
+    def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
+        super().__init__(environ, directory, workers=0, scheduler=False)
+
+
+def transfers(token: str, accounts: list[str], run: str) -> Callable[[int], Iterator[bytes]]:
+    """For each thread the requests for transfers between random accounts, each with a key of its own."""
+
+    def make(thread: int) -> Iterator[bytes]:
+        draw = random.Random(f"{run}-{thread}")
+        for number in itertools.count():
+            source, target = draw.sample(accounts, 2)
+            body = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD"}
+            yield load.request(
+                "POST",
+                "/api/v1/transactions/transfer",
+                json.dumps(body).encode(),
+                Authorization=f"Bearer {token}",
+                Idempotency_Key=f"{run}-{thread}-{number}",
+            )
+
+    return make
+
+
+def measure_accept(bank: Bank, token: str, accounts: list[str], bare: float) -> float:
+    """POST transfer accepted per second while the workers post what is accepted."""
+
+    def run(number: int) -> float:
+        rate = load.closed_loop(bank.port, transfers(token, accounts, f"accept-{number}"), 202, SECONDS).per_second
+        wait_until_posted(bank.environ)
+        return rate
+
+    runs = three(run)
+    accepted = report("accept", runs, "transfers/s")
+    report("accept_to_bare", [rate / bare for rate in runs], "ratio", aim=0.20)
+    return accepted
+
+
+def measure_read(bank: Bank, token: str, accounts: list[str], bare: float) -> None:
+    """GET the balance of an account, per second."""
+
+    def make(thread: int) -> Iterator[bytes]:
+        draw = random.Random(thread)
+        while True:
+            path = f"/api/v1/balances/current?account_id={draw.choice(accounts)}"
+            yield load.request("GET", path, Authorization=f"Bearer {token}")
+
+    runs = three(lambda _: load.closed_loop(bank.port, make, 200, SECONDS).per_second)
+    report("read", runs, "requests/s")
+    report("read_to_bare", [rate / bare for rate in runs], "ratio", aim=0.35)
+
+
+def measure_latency(bank: Bank, token: str, accounts: list[str], per_second: float) -> None:
+    """From accepted to completed, at half of the rate that can be accepted; both times are the database's."""
+    medians, tails = [], []
+    for number in range(RUNS):
+        since = query(bank.environ, "SELECT now()")[0][0]
+        load.open_loop(bank.port, transfers(token, accounts, f"latency-{number}"), 202, SECONDS, per_second)
+        wait_until_posted(bank.environ)
+        statement = """
+            SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY EXTRACT(epoch FROM completed_at - created_at))
+              FROM transactions WHERE created_at > %s"""
+        median, tail = query(bank.environ, statement, since)[0][0]
+        medians.append(median * 1000)
+        tails.append(tail * 1000)
+    report("accepted_to_completed_p50", medians, "ms", at_per_second=round(per_second))
+    report("accepted_to_completed_p99", tails, "ms", at_per_second=round(per_second))
+
+
+def measure_wake_up(bank: Bank, token: str, accounts: list[str]) -> None:
+    """From the posting of a single transfer to the final answer in the hands of a client that waits for it."""
+    client = bank.client(token)
+
+    def run(number: int) -> float:
+        delays = []
+        for source, target in itertools.islice(itertools.pairwise(accounts), 50):
+            body = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD"}
+            answer = client.post("/transactions/transfer", body, Prefer="wait=10")
+            arrived = datetime.now(UTC)
+            assert answer.status == 201, answer.body
+            delays.append((arrived - datetime.fromisoformat(answer.json["completed_at"])).total_seconds() * 1000)
+        return statistics.median(delays)
+
+    report("posted_to_answer", three(run), "ms", aim=50)
+    client.close()
+
+
+main()

@@ -3,7 +3,6 @@
 Nothing is cleaned between tests: each makes its own users and accounts, as in production.
 """
 
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ def servers() -> Iterator[tuple[str, str]]:
     """The URLs of PostgreSQL and Redis."""
     # Not pytest's tmp_path: the database's own user must be able to reach it.
     with tempfile.TemporaryDirectory(prefix="bank-tests-", ignore_cleanup_errors=True) as directory:
-        os.chmod(directory, 0o755)
+        Path(directory).chmod(0o755)
         with embedded.servers(Path(directory)) as urls:
             yield urls
 

@@ -1,5 +1,6 @@
 """The `bank` command: one file a command in this folder, loaded when it is called."""
 
+import os
 from importlib import import_module
 
 import click
@@ -25,6 +26,11 @@ class Commands(click.Group):
         """The command in the file of that name; None when there is no such command."""
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name != "run":
+            # Here and not at the top: `bank --help` needs none of it.
+            from bank.cli.layout import adopt
+
+            adopt(os.environ)
         module = "import_" if cmd_name == "import" else cmd_name
         command: click.Command = import_module(f"bank.cli.{module}").command
         return command
@@ -42,6 +48,6 @@ def main() -> None:
     Begin with `bank run`: it brings its own PostgreSQL and Redis, keeps their data in ./.data and ends
     its start with a table of addresses. Ctrl-C stops everything.
 
-    The other commands work on the database that DATABASE_URL names, as one process of a larger
-    installation. `bank COMMAND --help` says more about each.
+    The other commands work on the bank that runs here, or else on the database that DATABASE_URL names, as
+    one process of a larger installation. `bank COMMAND --help` says more about each.
     """

@@ -1,6 +1,7 @@
 """Where `bank run` keeps things, and what it tells the processes: made from the environment."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from bank.processes import lock
 
 # The clone: wsgi.py, worker.py and the migrations are beside the package.
 ROOT = Path(__file__).resolve().parents[2]
+
+# The file in the data directory by which `bank import` and others find the bank that runs, and what it tells them.
+NOTED = "environment.json"
+_TOLD = ("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES")
+
+
+def adopt(environ: MutableMapping[str, str]) -> None:
+    """Where `environ` names no database, take that of the `bank run` on this data directory, if there was one."""
+    file = Path(environ.get("BANK_DATA_DIR") or ROOT / ".data") / NOTED
+    if not environ.get("DATABASE_URL") and file.exists():
+        for name, value in json.loads(file.read_text()).items():
+            environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,13 @@ class Layout:
     def admin_password_file(self) -> Path:
         """The file of the administrator's password, where it was not given."""
         return self.data_dir / "admin-password"
+
+    def note(self, environment: Mapping[str, str]) -> None:
+        """Write down what the bank's other commands need to work on this bank; for the owner only, since it
+        holds secrets."""
+        file = self.data_dir / NOTED
+        file.touch(mode=0o600)
+        file.write_text(json.dumps({name: environment[name] for name in _TOLD if environment.get(name)}))
 
     def log(self, name: str) -> Path:
         """The log file of the process with that name."""

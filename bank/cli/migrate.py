@@ -1,6 +1,7 @@
 """`bank migrate`: bring the schema up to date and put in what a bank cannot be without."""
 
 import os
+from pathlib import Path
 
 import click
 from flask_migrate import upgrade
@@ -25,7 +26,7 @@ def command() -> None:
     """
     app = create_app()
     with app.app_context():
-        upgrade(directory=os.path.join(os.path.dirname(app.root_path), "migrations"))
+        upgrade(directory=str(Path(app.root_path).parent / "migrations"))
         add_lanes(app.config["BANK"])
         make_administrator(os.environ.get("BANK_ADMIN_PASSWORD"))
 

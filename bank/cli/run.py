@@ -61,6 +61,7 @@ def _start(layout: Layout, supervisor: Supervisor) -> None:
         server.open()
     supervisor.start(*(plan.embedded(server) for server in servers))
     environment = layout.environment(servers)
+    layout.note(environment)
     migration = Migration(layout, environment)
     if not migration.is_done():
         supervisor.once("migrate", layout.log("migrate"), lambda: plan.migration(layout, environment, administrator.password))

@@ -7,8 +7,8 @@ again and nothing waits long: the sweeper rings for whatever was not heard.
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 from threading import Lock
+from typing import Any
 
 import structlog
 from flask import current_app

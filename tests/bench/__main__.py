@@ -161,19 +161,18 @@ def wait_until_posted(environ: Mapping[str, str]) -> None:
 def measure_api(environ: Mapping[str, str], directory: Path) -> None:
     """Accepting, reading, and the way from accepted to posted, over HTTP."""
     bare = [measure_bare(environ, directory, method) for method in ("POST", "GET")]
-    with fresh_database(environ, directory) as own:
-        with Bank(own, directory, workers=2) as bank:
-            client, token = bank.client(), bank.log_in()
-            client.token = token
-            accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(100)]
-            for account in accounts:
-                body = {"account_id": account, "amount": "1000000", "currency": "USD"}
-                client.post("/transactions/credit", body, Prefer="wait=10")
-            client.close()
-            accepted = measure_accept(bank, token, accounts, bare[0])
-            measure_read(bank, token, accounts, bare[1])
-            measure_latency(bank, token, accounts, accepted / 2)
-            measure_wake_up(bank, token, accounts)
+    with fresh_database(environ, directory) as own, Bank(own, directory, workers=2) as bank:
+        client, token = bank.client(), bank.log_in()
+        client.token = token
+        accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(100)]
+        for account in accounts:
+            body = {"account_id": account, "amount": "1000000", "currency": "USD"}
+            client.post("/transactions/credit", body, Prefer="wait=10")
+        client.close()
+        accepted = measure_accept(bank, token, accounts, bare[0])
+        measure_read(bank, token, accounts, bare[1])
+        measure_latency(bank, token, accounts, accepted / 2)
+        measure_wake_up(bank, token, accounts)
 
 
 def measure_bare(environ: Mapping[str, str], directory: Path, method: str) -> float:

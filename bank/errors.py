@@ -135,15 +135,17 @@ class IdempotencyKeyReused(Unprocessable):
 
 
 class LedgerRefused(Unprocessable):
-    """The ledger decided against a transaction. `code` is the failure code, e.g. `insufficient_funds`."""
+    """The ledger decided against a transaction. `code` is the failure code, e.g. `insufficient_funds`.
+
+    `members` are the failed `transaction`, and the `request_id` by which it was asked for: that of
+    the first request, also when its answer is given again.
+    """
 
     title = "The ledger refused the transaction"
 
-    def __init__(self, failure_code: str, transaction: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-        super().__init__(
-            f"The transaction failed: {failure_code}.", headers=headers, members={"transaction": transaction}
-        )
-        self.failure_code = failure_code
+    def __init__(self, members: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        self.failure_code: str = members["transaction"]["failure_code"]
+        super().__init__(f"The transaction failed: {self.failure_code}.", headers=headers, members=members)
 
 
 class TooManyAttempts(BankError):

@@ -137,13 +137,14 @@ def _settle(route: str, origin: Origin, key: str | None, transaction_id: str) ->
 
 
 def _outcome(session: Session, transaction_id: str) -> tuple[int, bytes]:
-    """Status and body that tell what became of a transaction. A refusal's body is the transaction's too:
-    the view makes the problem around it."""
+    """Status and body that tell what became of a transaction. Of a refusal it is what the view makes the
+    problem from, with the id of the request that asked: a repetition is to be the same to the byte."""
     row = store.get(session, transaction_id)
     if row is None:
         raise LookupError(f"transaction {transaction_id} was committed and is gone")
-    status = {"pending": 202, "failed": 422}.get(row.status, 201)
-    return status, orjson.dumps(store.present(row))
+    if row.status == "failed":
+        return 422, orjson.dumps({"transaction": store.present(row), "request_id": row.request_id})
+    return 202 if row.status == "pending" else 201, orjson.dumps(store.present(row))
 
 
 def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awaited: bool) -> TransactionSubmitted:
@@ -194,10 +195,11 @@ def _as_row(transaction_id: str | None, event: TransactionSubmitted, now: dateti
     return row
 
 
-def preview(intent: Intent, origin: Origin) -> dict[str, Any]:
+def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, Any]:
     """What would become of it, decided by the same code on the present state, and written nowhere.
 
-    Returns the transaction as it would be, with `id` null, its `entries`, and `dry_run` true.
+    Returns the transaction as it would be, with `id` null, its `entries`, and `dry_run` true. The balances
+    of all accounts are for staff (`viewer_id` None) only.
     """
     with unit_of_work() as session:
         now, _ = store.find_key(session, None, intent.type.value, None)
@@ -237,7 +239,7 @@ def preview(intent: Intent, origin: Origin) -> dict[str, Any]:
     return {
         **store.present(row),
         "dry_run": True,
-        "entries": [store.present_entry(entry, origin.actor_id) for entry in shown],
+        "entries": [store.present_entry(entry, viewer_id) for entry in shown],
     }
 
 

@@ -16,7 +16,7 @@ from bank.web.fields import timestamp
 COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
-    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version,
+    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version, t.request_id,
     t.effective_at, t.created_at, t.completed_at
 """
 

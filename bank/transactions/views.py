@@ -81,7 +81,7 @@ def _asked() -> service.Asked:
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
     asked = _asked()
     if query.get("dry_run") == "true":
-        return json_response(service.preview(intent, origin()))
+        return json_response(service.preview(intent, origin(), _viewer()))
     answer = service.submit(intent, body, origin(), asked)
     headers = {}
     if answer.replayed:
@@ -89,8 +89,7 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
     if answer.waited:
         headers["Preference-Applied"] = f"wait={asked.wait_seconds}"
     if answer.status == 422:
-        transaction = orjson.loads(answer.body)
-        raise LedgerRefused(transaction["failure_code"], transaction, headers)
+        raise LedgerRefused(orjson.loads(answer.body), headers)
     headers["Location"] = f"/api/v1/transactions/{answer.transaction_id}"
     return Response(answer.body, status=answer.status, mimetype="application/json", headers=headers)
 

@@ -72,7 +72,7 @@ _ASK = text(
     FROM unnest(CAST(:keys AS text[]), CAST(:free AS integer[])) AS s (key, free)
     JOIN login_failures f ON f.subject = s.key
     WHERE f.failures >= s.free AND {_FRESH}
-    """  # noqa: S608 - the parts are constants of this file, here and below
+    """
 )
 
 _PREPARE = text(
@@ -92,7 +92,7 @@ _COUNT = text(
         counted_since = CASE WHEN {_FRESH} THEN f.counted_since ELSE clock_timestamp() END,
         last_failed_at = clock_timestamp()
     WHERE subject = ANY(CAST(:keys AS text[]))
-    """  # noqa: S608
+    """
 )
 
 _FORGET = text("DELETE FROM login_failures WHERE subject = ANY(CAST(:keys AS text[]))")
@@ -104,7 +104,7 @@ _SWEEP = text(
         SELECT f.subject FROM login_failures f WHERE NOT {_FRESH}
         ORDER BY f.counted_since LIMIT 10 FOR UPDATE SKIP LOCKED
     )
-    """  # noqa: S608
+    """
 )
 
 

@@ -80,8 +80,7 @@ class _StrictManager(JWTManager):
             # The ids go into SQL as uuid: what is none is refused here.
             for name in ("sub", "sid", "jti"):
                 UUID(claims[name])
-        # RecursionError: a header that is JSON nested a thousand deep.
-        except (jwt.PyJWTError, RecursionError, OverflowError, ValueError, AttributeError, TypeError) as error:
+        except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
             raise JWTDecodeError("The token is expired or was not made by us.") from error
         return claims
 

@@ -13,15 +13,13 @@ from bank.users.schemas import UserAnswer
 from bank.web import context
 from bank.web.api import Blueprint
 from bank.web.body import json_response
-from bank.web.conditional import resource
+from bank.web.conditional import ETAG, resource
 from bank.web.limits import limiter
 
 blp = Blueprint("auth", __name__, url_prefix="/api/v1/auth", description="Who is asking: registration, logins, tokens.")
 
 # Hashing a password is the dearest thing that a stranger can ask for.
 _by_address = limiter.limit(lambda: current_app.config["BANK"].rate_limit_auth, key_func=get_remote_address)
-
-_TOO_MANY = "Too many wrong passwords, or too many calls from this address; `Retry-After` says for how long."
 
 
 def _tokens(answer: dict[str, Any]) -> Response:
@@ -34,9 +32,9 @@ def _tokens(answer: dict[str, Any]) -> Response:
 @blp.route("/register", methods=["POST"])
 @_by_address
 @blp.arguments(schemas.Register)
-@blp.response(201, UserAnswer)
+@blp.response(201, UserAnswer, headers=ETAG)
 @blp.problem(409, "`already_taken`: the username or the email is another's.")
-@blp.problem(429, _TOO_MANY)
+@blp.problem(429, "Too many calls from this address.")
 def register(body: dict[str, Any]) -> Response:
     """Register a customer
 
@@ -52,7 +50,7 @@ def register(body: dict[str, Any]) -> Response:
 @blp.arguments(schemas.Credentials)
 @blp.response(200, schemas.TokenAnswer)
 @blp.problem(401, "`invalid_credentials`, whatever of the two is wrong.")
-@blp.problem(429, _TOO_MANY)
+@blp.problem(429, "Too many wrong passwords for this user or from this address, or too many calls from this address.")
 def login(body: dict[str, Any]) -> Response:
     """Log in by username or email, and password
 
@@ -85,8 +83,9 @@ def logout() -> Response:
 
 @blp.route("/me", methods=["GET"])
 @login_required()
-@blp.response(200, UserAnswer)
+@blp.response(200, UserAnswer, headers=ETAG)
 def me() -> Response:
     """Read the user who is logged in"""
-    user = users.get(principal(), principal().id)
+    who = principal()
+    user = users.get(who, who.id)
     return resource(users.present_user(user), users.etag(user))

@@ -126,6 +126,7 @@ def change(who: Principal, user_id: str, changes: dict[str, Any], origin: Origin
     known = _to_change(who, user_id)
     if who.role != Role.ADMIN and changes.keys() & {"role", "status"}:
         raise Forbidden("Only an admin may change a role or a status.")
+    # Counted for the user over all addresses, and apart from their logins.
     guesses = throttle.subjects(user_id, None, known=True)
     password_hash = None
     if "password" in changes:

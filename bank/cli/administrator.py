@@ -1,6 +1,5 @@
 """The administrator's password at `bank run`: where it comes from, and where a person finds it."""
 
-from bank.auth.passwords import verify
 from bank.cli.layout import Layout
 from bank.cli.migrated import ask
 from bank.embedded import secret
@@ -26,6 +25,9 @@ class Administrator:
         An administrator who was there before, or has changed the password since, has another one than
         ours: then this says so, and a file written in vain is removed.
         """
+        # Loads a dictionary of passwords, which the start need not wait for: by now the other processes load.
+        from bank.auth.passwords import verify
+
         hashed = ask(database_url, "SELECT password_hash FROM users WHERE username = %s", USERNAME)
         if verify(hashed, self.password):
             return self._place

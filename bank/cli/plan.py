@@ -6,16 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import TYPE_CHECKING
 
 from bank.cli.layout import ROOT, Layout
 from bank.cli.supervisor import Service
 from bank.embedded import HOST, Postgres, Server
 from bank.processes import spawn
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 # Nothing new is accepted first, then the workers finish their batch, and only then goes what they
 # need. The patience adds up to ten seconds at the very worst.
@@ -50,10 +51,7 @@ def migration(layout: Layout, environment: Mapping[str, str], admin_password: st
 
 def programs(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     """The bank's own processes: API, workers, scheduler, dashboard."""
-    # One short try: a probe that fails is asked again anyway.
-    client = redis.Redis.from_url(
-        environment["REDIS_URL"], decode_responses=True, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
-    )
+    roll = Roll(environment["REDIS_URL"])
 
     def service(name: str, arguments: list[str], order: int, ready: Callable[[Service], bool]) -> Service:
         log = layout.log(name)
@@ -64,11 +62,8 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     dashboard += ["--no-control-socket", "bank.dashboard:create_app()"]
     return [
         service("api", api, FRONT, lambda _: _answers(layout.port, "/health/ready", 200)),
-        *(
-            service(f"worker-{number}", ["worker.py"], WORKERS, lambda worker: _worker_listens(client, worker))
-            for number in range(1, layout.workers + 1)
-        ),
-        service("scheduler", ["-m", "bank", "scheduler"], FRONT, lambda scheduler: _scheduler_ticks(client, scheduler)),
+        *(service(f"worker-{number}", ["worker.py"], WORKERS, roll.has_worker) for number in range(1, layout.workers + 1)),
+        service("scheduler", ["-m", "bank", "scheduler"], FRONT, roll.has_scheduler),
         # It asks for a login, so it is up when it refuses us.
         service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
     ]
@@ -90,17 +85,37 @@ def _answers(port: int, path: str, status: int) -> bool:
         connection.close()
 
 
-def _worker_listens(client: "redis.Redis", worker: Service) -> bool:
-    # RQ keeps a set of its workers, and a hash for each.
-    assert worker.child is not None
-    with suppress(redis.RedisError):
-        return str(worker.child.pid) in [client.hget(key, "pid") for key in client.smembers("rq:workers")]
-    return False
+class Roll:
+    """Who has reported for work in Redis."""
 
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
 
-def _scheduler_ticks(client: "redis.Redis", scheduler: Service) -> bool:
-    # rq-scheduler writes down its birth, under a name that it makes up.
-    with suppress(redis.RedisError):
-        births = [client.hget(key, "birth") for key in client.scan_iter("rq:scheduler_instance:*", count=1000)]
-        return any(float(birth) >= scheduler.started_at for birth in births if birth)
-    return False
+    @cached_property
+    def _client(self) -> "Redis":
+        # Loaded at the first question, when all processes are on their way: it takes as long as PostgreSQL's start.
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # One short try: a probe that fails is asked again anyway.
+        retry = Retry(NoBackoff(), 0)
+        return Redis.from_url(self._url, decode_responses=True, socket_timeout=2, socket_connect_timeout=2, retry=retry)
+
+    def has_worker(self, worker: Service) -> bool:
+        """Whether RQ's set of workers names the process."""
+        from redis import RedisError
+
+        assert worker.child is not None
+        with suppress(RedisError):
+            return str(worker.child.pid) in [self._client.hget(key, "pid") for key in self._client.smembers("rq:workers")]
+        return False
+
+    def has_scheduler(self, scheduler: Service) -> bool:
+        """Whether a scheduler was born since the process was started; it writes this down under a name that it makes up."""
+        from redis import RedisError
+
+        with suppress(RedisError):
+            births = [self._client.hget(key, "birth") for key in self._client.scan_iter("rq:scheduler_instance:*", count=1000)]
+            return any(float(birth) >= scheduler.started_at for birth in births if birth)
+        return False

@@ -117,7 +117,7 @@ _ORIGINALS = """
 """
 
 
-def load_states(connection: Connection, commands: Iterable[Command], *, lock: bool = True) -> States:
+def load_states(connection: Connection, commands: Sequence[Command], *, lock: bool = True) -> States:
     """The states of all accounts and originals that the commands name, locked until the transaction ends.
 
     Locks are taken in the order of the ids, so that drains that meet wait instead of deadlocking
@@ -140,12 +140,27 @@ def load_states(connection: Connection, commands: Iterable[Command], *, lock: bo
     in_order = " ORDER BY {} FOR NO KEY UPDATE" if lock else ""
     rows = connection.exec_driver_sql(_ACCOUNTS + in_order.format("balances.account_id"), (_array(ids),)).fetchall()
     accounts = {row[0]: AccountState(*row[:7]) for row in rows}
+    if len(accounts) < len(ids):
+        _stand_in(accounts, commands)
     originals = {}
     if reversed_ids:
         found = connection.exec_driver_sql(_ORIGINALS + in_order.format("transactions.id"), (_array(reversed_ids),))
         originals = {row[0]: OriginalState(*row) for row in found}
     clock: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     return States(accounts, originals, max(clock, *effective, *(row[7] for row in rows)))
+
+
+def _stand_in(accounts: dict[str, AccountState], commands: Sequence[Command]) -> None:
+    """Give the bank's own accounts that are not there a state to be decided on.
+
+    There is none in a currency in which nobody has an account. A transaction that names such a
+    currency names another than its customer's account holds, and is refused for that. A posting to
+    one would be refused by the foreign key of its entries.
+    """
+    for command in commands:
+        for account_id in (command.from_account_id, command.to_account_id):
+            if account_id not in accounts:
+                accounts[account_id] = AccountState(account_id, command.currency, "active", None, amount=0, held=0, version=0)
 
 
 # One statement and one round trip for the whole batch. Every part but the first reads what the

@@ -152,9 +152,9 @@ def _show_report(console: Console, report: Report, refused: Path) -> int:
     if report.refused:
         console.print(f"The refused lines, with their reasons: {refused}", soft_wrap=True)
     if report.proven:
-        console.print(f"Proven: the totals of all {report.accounts:,} accounts are those of the file.")
+        console.print(f"Proven: the totals of every account ({report.accounts:,}) are those of the file.")
         return SOME_REFUSED if report.refused else 0
-    console.print(f"[bold red]NOT PROVEN[/]: {len(report.differences):,} accounts differ from the file.")
+    console.print(f"[bold red]NOT PROVEN[/]: accounts that differ from the file: {len(report.differences):,}.")
     if report.lines != (kept := report.posted + report.repeated + report.refused.total()):
         console.print(f"The file has {report.lines:,} lines, and {kept:,} are recorded.")
     for difference in report.differences[:_SHOWN]:

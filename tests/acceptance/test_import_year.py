@@ -43,7 +43,7 @@ def test_a_year_is_imported_to_the_cent_and_a_second_run_changes_nothing(environ
         output = _run(own, year, tmp_path, "first.log")
         assert "28,205 lines: 28,205 posted, 0 there before, 0 refused" in output
         assert "120,442,237.40" in output and "83,866,291.30" in output
-        assert "Proven: the totals of all 1,139 accounts are those of the file." in output
+        assert "Proven: the totals of every account (1,139) are those of the file." in output
         ids = _ids(own)
         assert_books_equal(own, year, ids)
         token = bank.log_in()

@@ -11,7 +11,7 @@ def test_lines_become_posted_transactions_that_count_from_their_dates(bring_in, 
     done = bring_in(HEADER + "giro,2020-01-31,credit,100.00,EUR,r1,Wages\ngiro,2020-02-01T12:30:00+01:00,debit,30.50,EUR,r2,\n")
     assert done.code == 0, done.output
     assert "2 lines: 2 posted, 0 there before, 0 refused" in done.output
-    assert "Proven: the totals of all 1 accounts are those of the file." in done.output
+    assert "Proven: the totals of every account (1) are those of the file." in done.output
     assert balances() == {"giro": 6950}
     first, second = reversed(owner.get("/transactions/history").json["data"])
     assert (first["type"], first["amount"], first["status"]) == ("credit", "100.00", "completed")
@@ -217,7 +217,7 @@ def test_a_total_that_differs_is_found_and_named(bring_in, monkeypatch):
     monkeypatch.setattr(run, "submit_many", one_unit_more)
     done = bring_in(HEADER + "giro,2020-01-31,credit,100.00,EUR,r1,\n")
     assert done.code == 1
-    assert "NOT PROVEN: 1 accounts differ" in done.output
+    assert "NOT PROVEN: accounts that differ from the file: 1." in done.output
     assert "giro: file 100.00 in, 0.00 out, 1 lines; books 100.01 in, 0.00 out, 1 lines" in done.output
 
 

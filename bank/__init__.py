@@ -38,11 +38,10 @@ def create_app(config: Config | None = None) -> Flask:
         # A batch may be larger; its route will say so.
         MAX_CONTENT_LENGTH=64 * 1024,
         MAX_FORM_MEMORY_SIZE=64 * 1024,
-        SQLALCHEMY_DATABASE_URI=config.database_url,
-        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.web_threads + config.worker_threads),
         JWT_SECRET_KEY=config.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
         JWT_REFRESH_TOKEN_EXPIRES=timedelta(seconds=config.refresh_token_seconds),
+        **database.settings(config.database_url, max(config.web_threads, config.worker_threads + 1)),
         **docs.SETTINGS,
         **limits.settings(config),
     )
@@ -51,7 +50,8 @@ def create_app(config: Config | None = None) -> Flask:
     context.init_app(app)
     logs.init_app(app)
     problems.init_app(app)
-    CORS(app, origins=list(config.cors_origins), supports_credentials=False)
+    if config.cors_origins:
+        CORS(app, origins=list(config.cors_origins), supports_credentials=False)
     limits.init_app(app)
     tokens.init_app(app)
     metrics.init_app(app)

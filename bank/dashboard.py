@@ -63,8 +63,7 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.from_env()
     app = Flask(__name__)
     app.config.update(
-        SQLALCHEMY_DATABASE_URI=config.database_url,
-        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(2),
+        **database.settings(config.database_url, pool_size=2),
         RQ_DASHBOARD_REDIS_URL=config.redis_url,
     )
     database.db.init_app(app)

@@ -49,9 +49,13 @@ Instant = DateTime(timezone=True)
 SERVER_SETTINGS = "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000 -c timezone=UTC"
 
 
-def engine_options(pool_size: int) -> dict[str, Any]:
-    """SQLAlchemy's engine options for a process with `pool_size` threads that use the database."""
-    return {
+# Readers have an engine of their own, whose connections stay in autocommit.
+READER = "reader"
+
+
+def settings(url: str, pool_size: int) -> dict[str, Any]:
+    """The database's part of Flask's configuration, for a process with `pool_size` threads that use it."""
+    options = {
         "pool_size": pool_size,
         "max_overflow": 2,
         "pool_timeout": 5,
@@ -64,6 +68,11 @@ def engine_options(pool_size: int) -> dict[str, Any]:
             "options": SERVER_SETTINGS,
             "application_name": "bank",
         },
+    }
+    return {
+        "SQLALCHEMY_DATABASE_URI": url,
+        "SQLALCHEMY_ENGINE_OPTIONS": options,
+        "SQLALCHEMY_BINDS": {READER: {**options, "url": url, "isolation_level": "AUTOCOMMIT"}},
     }
 
 
@@ -92,36 +101,35 @@ def unit_of_work() -> Iterator[Session]:
 
 @contextmanager
 def reader() -> Iterator[Session]:
-    """A session for reading. It runs in autocommit: no BEGIN and no COMMIT cross the wire.
+    """A session for reading. Its connections are in autocommit: no BEGIN and no COMMIT cross the wire.
 
     Each statement sees its own snapshot, so what must agree is read by one statement.
     """
-    with _told_apart(), Session(db.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+    with _told_apart(), Session(db.engines[READER]) as session:
         yield session
 
 
-def fetch_one(statement: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """The first row of a reading statement in psycopg2's own style (`%(name)s`), or None.
+def fetch(statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a reading statement in psycopg2's own style (`%(name)s`).
 
-    For what every request asks: with the pool's connection but past the layers above it, it costs
-    a third of `reader()`. Raises Unavailable as `reader()` does.
+    For what every request asks: with the reader's pool but past the layers above it, it costs a
+    third of `reader()`. Raises Unavailable as `reader()` does.
     """
     with _told_apart():
-        connection = db.engine.raw_connection()
+        connection = db.engines[READER].raw_connection()
         driver: Any = connection.driver_connection
         try:
-            driver.autocommit = True
             with driver.cursor() as cursor:
                 cursor.execute(statement, parameters)
-                row: tuple[Any, ...] | None = cursor.fetchone()
-                return row
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                return rows
         finally:
             if driver.closed:
-                # The server ended it, and most likely the others of the pool as well.
+                # The server ended it, and most likely all the others as well.
                 connection.invalidate()
-                db.engine.dispose()
+                for each in db.engines.values():
+                    each.dispose()
             else:
-                driver.autocommit = False
                 connection.close()
 
 
@@ -156,7 +164,7 @@ def _told_apart() -> Iterator[None]:
             raise Unavailable("The database cannot be reached or is too slow.") from error
         raise
     except psycopg2.Error as error:
-        # From `fetch_one`, where nothing wraps it.
+        # From `fetch`, where nothing wraps it.
         if (isinstance(error, psycopg2.OperationalError) and error.pgcode is None) or error.pgcode in _NOT_NOW:
             raise Unavailable("The database cannot be reached or is too slow.") from error
         raise

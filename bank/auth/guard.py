@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from flask import g
 
 from bank.auth import tokens
-from bank.db import fetch_one
+from bank.db import fetch
 from bank.errors import Forbidden, Unauthenticated
 from bank.events.types import Origin
 from bank.users.models import Role
@@ -72,10 +72,10 @@ def login_required(*roles: Role) -> Callable[[View], View]:
 
 def _identify() -> Principal:
     claims = tokens.verify("access")
-    row = fetch_one(_WHO, {"login_id": claims.login_id, "user_id": claims.user_id})
-    if row is None:
+    rows = fetch(_WHO, {"login_id": claims.login_id, "user_id": claims.user_id})
+    if not rows:
         raise Unauthenticated("This login has ended.")
-    return Principal(claims.user_id, _ROLES[row[0]], claims.login_id)
+    return Principal(claims.user_id, _ROLES[rows[0][0]], claims.login_id)
 
 
 def principal() -> Principal:

@@ -3,7 +3,7 @@
 import re
 
 from flask import Flask, Response, g, request
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bank.events.types import Origin
 

@@ -185,6 +185,23 @@ def test_a_new_password_ends_every_login_at_once(app: Flask, alice: Person) -> N
     assert NEW not in str(event.data)
 
 
+def test_of_two_new_passwords_at_once_the_second_is_refused(app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify = passwords.verify
+
+    def overtaken(hashed: str | None, password: str) -> bool:
+        good = verify(hashed, password)
+        with unit_of_work() as session:
+            other = passwords.hash("the password of the first")
+            session.execute(text("UPDATE users SET password_hash = :other WHERE id = :id"), {"other": other, "id": alice.id})
+        return good
+
+    monkeypatch.setattr(passwords, "verify", overtaken)
+    assert put(alice, alice.id, password=NEW, current_password=PASSWORD).status_code == 409
+    monkeypatch.setattr(passwords, "verify", verify)
+    assert log_in(alice, NEW).status_code == 401
+    assert log_in(alice, "the password of the first").status_code == 200
+
+
 def test_guessing_the_current_password_has_to_wait(alice: Person) -> None:
     for _ in range(throttle.FREE_FOR_ACCOUNT):
         assert put(alice, alice.id, password=NEW, current_password="wrong").status_code == 422

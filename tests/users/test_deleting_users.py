@@ -46,6 +46,8 @@ def test_a_deleted_user_is_out_for_good_and_their_history_stays(app: Flask, alic
     assert alice.get("/auth/me").status_code == 401
     assert alice.client.post("/api/v1/auth/refresh", headers={"Authorization": f"Bearer {refresh}"}).status_code == 401
     assert log_in(alice, PASSWORD).json["code"] == "invalid_credentials"
+    (ended,) = rows(app, "SELECT DISTINCT end_reason FROM logins WHERE user_id = :id", id=alice.id)
+    assert ended.end_reason == "user_deleted"
     user = admin.get(f"/users/{alice.id}").json
     assert (user["status"], user["username"]) == ("deleted", alice.username)
     assert admin.get(f"/accounts/{account['id']}").json["status"] == "closed"

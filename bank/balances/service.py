@@ -81,11 +81,15 @@ def present(row: Row[Any]) -> dict[str, Any]:
     }
 
 
+# What counted at a time, less what was learned after `version` (NULL: nothing). One statement: between
+# two, a backdated entry could be posted, and only one of them would see it.
 _AT = """
     SELECT COALESCE((SELECT closing FROM daily_balances
                       WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
          + COALESCE((SELECT sum(amount) FROM entries
                       WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
+         - COALESCE((SELECT sum(amount) FROM entries
+                      WHERE account_id = :account AND version > CAST(:version AS bigint) AND effective_at <= :at), 0)
 """
 
 # The account's version at a time on the posting axis, by halving: posting times rise with the
@@ -104,11 +108,6 @@ _VERSION_AT = """
 
 _RUNNING = "SELECT balance FROM entries WHERE account_id = :account AND version = :version"
 
-_LEARNED_LATER = """
-    SELECT COALESCE(sum(amount), 0) FROM entries
-     WHERE account_id = :account AND version > :version AND effective_at <= :at
-"""
-
 
 def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
     """The balance that counted at `at`, as the bank knew it at `known_at` (None: now), in minor units.
@@ -116,18 +115,14 @@ def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
     Both times are aware; each entry at its very microsecond counts.
     """
     with reader() as session:
-        parameters: dict[str, Any] = {"account": account_id, "at": at, "known_at": known_at}
+        parameters: dict[str, Any] = {"account": account_id, "at": at, "known_at": known_at, "version": None}
         if known_at is not None:
-            version = session.execute(text(_VERSION_AT), parameters).scalar_one()
-            parameters["version"] = version
+            parameters["version"] = session.execute(text(_VERSION_AT), parameters).scalar_one()
             if at >= known_at:
                 # Nothing counts from later than it was posted: all that was known counted.
                 return int(session.execute(text(_RUNNING), parameters).scalar_one_or_none() or 0)
         parameters["day"] = _floor(at, "day")
-        amount = int(session.execute(text(_AT), parameters).scalar_one())
-        if known_at is not None:
-            amount -= int(session.execute(text(_LEARNED_LATER), parameters).scalar_one())
-        return amount
+        return int(session.execute(text(_AT), parameters).scalar_one())
 
 
 def historical(held: Holder, since: datetime, until: datetime, interval: str) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def create_app(config: Config | None = None) -> Flask:
     problems.init_app(app)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), supports_credentials=False)
-    limits.init_app(app)
+    limits.init_app(app, tokens.user)
     tokens.init_app(app)
     metrics.init_app(app)
     stats.init_app(app)

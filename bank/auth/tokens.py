@@ -118,6 +118,14 @@ def _refused(*_: Any) -> Response:
     return problem(error.status, error.code, error.title, error.detail, headers=error.headers)
 
 
+def user() -> str | None:
+    """The id in the request's access token, or None where there is no good one; its login may have ended."""
+    try:
+        return verify("access").user_id
+    except Unauthenticated:
+        return None
+
+
 def verify(kind: Kind) -> Claims:
     """The claims of the request's Bearer token, which must be of this kind.
 

@@ -8,9 +8,9 @@ from typing import Any
 import structlog
 from flask import Flask
 from redis.exceptions import RedisError
-from sqlalchemy import text
 
 from bank.db import reader
+from bank.ledger import store
 from bank.money import format_amount
 from bank.processing.counters import PROCESS_NAME, BatchDone, add_up, counters
 from bank.processing.queue import redis
@@ -85,14 +85,7 @@ def _mine() -> dict[str, Any]:
 def _queue() -> dict[str, Any]:
     """What waits now, by lane, and how old the oldest is."""
     with reader() as session:
-        rows = session.execute(
-            text(
-                """SELECT l.lane, count(t.seq), EXTRACT(epoch FROM now() - min(t.created_at))
-                     FROM lanes l JOIN transactions t ON t.lane = l.lane AND t.seq > l.position
-                                                     AND t.status = 'pending'
-                    GROUP BY l.lane ORDER BY l.lane"""
-            )
-        ).all()
+        rows = store.queue(session.connection())
     lanes = [{"lane": lane, "pending": count, "oldest_seconds": round(age, 3)} for lane, count, age in rows]
     return {
         "pending": sum(lane["pending"] for lane in lanes),

@@ -10,7 +10,7 @@ import structlog
 from flask import Flask, current_app
 
 from bank.config import Config
-from bank.db import reader, unit_of_work
+from bank.db import unit_of_work
 from bank.ledger import store
 from bank.ledger.decide import Outcome, Posting, decide
 from bank.ledger.store import Pending
@@ -33,12 +33,13 @@ class Processor:
         self._stopping = Event()
 
     def drain(self, lane: int) -> int:
-        """Post what waits in `lane`, and help wherever else rows wait. Returns how many were decided.
+        """Post what waits in `lane`, and help wherever else somebody rang. Returns how many were decided.
 
         Raises what the database raises; what was committed stays, the rest stays pending.
         """
-        with self._app.app_context(), reader() as session:
-            waiting = store.waiting_lanes(session.connection())
+        config: Config = self._app.config["BANK"]
+        with self._app.app_context():
+            waiting = bells.waiting(config.lanes)
         return sum(self._pool.map(self._drain_lane, dict.fromkeys([lane, *waiting])))
 
     def stop(self) -> None:

@@ -101,6 +101,11 @@ class Bells:
         """Whether somebody rang or left word since the last `heard`."""
         return bool(self._quietly(lane, lambda: redis().exists(_rings(lane))))
 
+    def waiting(self, lanes: int) -> list[int]:
+        """Those of the lanes 0 to `lanes` - 1 that were rung for and not heard yet."""
+        counts = self._quietly(0, lambda: redis().mget([_rings(lane) for lane in range(lanes)]))
+        return [lane for lane, count in enumerate(counts or []) if count]
+
     def _quietly(self, lane: int, command: Callable[[], Any]) -> Any:
         try:
             return command()

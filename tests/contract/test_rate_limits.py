@@ -1,0 +1,42 @@
+"""Rate limits: who is counted, and what an answer says of them."""
+
+from dataclasses import replace
+
+import pytest
+from flask import Flask
+
+from bank import create_app
+from bank.config import Config
+from tests.conftest import Person
+
+
+@pytest.fixture
+def limited(config: Config) -> Flask:
+    """The application with a limit that is soon reached, on the same database."""
+    return create_app(replace(config, rate_limit_enabled=True, rate_limit_default="5 per hour"))
+
+
+def get(app: Flask, token: str, address: str) -> tuple[int, dict[str, str]]:
+    response = app.test_client().get("/api/v1/auth/me", headers={"Authorization": f"Bearer {token}"}, environ_base={"REMOTE_ADDR": address})
+    return response.status_code, dict(response.headers)
+
+
+def test_a_user_is_limited_wherever_they_ask_from(limited: Flask, alice: Person, bob: Person) -> None:
+    answers = [get(limited, alice.token, f"192.0.2.{number}")[0] for number in range(7)]
+    assert answers == [200] * 5 + [429] * 2
+    assert get(limited, bob.token, "192.0.2.1")[0] == 200
+
+
+def test_made_up_tokens_do_not_make_new_callers(limited: Flask) -> None:
+    answers = [get(limited, f"made.up.{number}", "198.51.100.7")[0] for number in range(7)]
+    assert answers == [401] * 5 + [429] * 2
+
+
+def test_the_limit_is_told_in_headers_and_as_a_problem(limited: Flask, carol: Person) -> None:
+    _, headers = get(limited, carol.token, "192.0.2.9")
+    assert (headers["RateLimit-Limit"], headers["RateLimit-Remaining"]) == ("5", "4")
+    for _ in range(4):
+        get(limited, carol.token, "192.0.2.9")
+    status, headers = get(limited, carol.token, "192.0.2.9")
+    assert status == 429 and int(headers["Retry-After"]) > 0
+    assert headers["Content-Type"] == "application/problem+json"

@@ -1,0 +1,131 @@
+"""The bell: heard once, never lost between two drains, and rung again by the sweeper."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+
+from bank.ledger.system import lane_of
+from bank.processing import processor as processing
+from bank.processing.processor import Processor, drain_once
+from bank.processing.queue import bells, queue, redis
+from bank.processing.tasks import sweep
+from tests.conftest import Person
+
+pytestmark = pytest.mark.usefixtures("context")
+
+
+@pytest.fixture(autouse=True)
+def _silence(context: None) -> Iterator[None]:
+    """No bells from the tests before, and none for those after."""
+
+    def silence() -> None:
+        queue().empty()
+        for lane in range(4):
+            bells.heard(lane)
+
+    silence()
+    yield
+    silence()
+
+
+@pytest.fixture
+def processor(app: Flask) -> Iterator[Processor]:
+    processor = Processor(app, 2)
+    yield processor
+    processor.close()
+
+
+def waiting_jobs() -> list[tuple[str, list[int]]]:
+    return [(job.func_name, list(job.args)) for job in queue().jobs]
+
+
+def test_a_lane_has_one_bell_however_often_it_is_rung_for() -> None:
+    for _ in range(5):
+        assert bells.ring(3)
+    assert bells.ring(2)
+    assert waiting_jobs() == [("bank.processing.tasks.drain", [3]), ("bank.processing.tasks.drain", [2])]
+
+
+def test_a_bell_that_was_heard_can_be_rung_again() -> None:
+    bells.ring(3)
+    bells.heard(3)
+    bells.ring(3)
+    assert len(waiting_jobs()) == 2
+
+
+def test_a_ring_while_a_drain_ends_is_still_heard(alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    account_id = str(alice.open_account()["id"])
+    lane = lane_of(account_id, 4)
+    body = {"account_id": account_id, "amount": "1.00", "currency": "USD"}
+    looks = []
+
+    def drain_and_be_rung(which: int) -> int | None:
+        size = drain_once(which)
+        if which == lane and not looks:
+            # Right after the claim that found nothing; its bell is answered by a worker that finds the lane taken.
+            alice.post("/transactions/credit", body)
+            queue().empty()
+        looks.append(size)
+        return size
+
+    monkeypatch.setattr(processing, "drain_once", drain_and_be_rung)
+    processor.drain(lane)
+    assert alice.get("/balances/current").json["data"][0]["amount"] == "1.00"
+
+
+def test_a_worker_that_finds_the_lane_taken_leaves_word(app: Flask, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processing, "drain_once", lambda lane: None)
+    assert processor.drain(1) == 0
+    assert bells.rung(1)
+
+
+def test_one_bell_makes_the_pool_drain_every_lane_that_was_rung_for(person: Callable[..., Person], processor: Processor) -> None:
+    people = [person(f"saver{number}") for number in range(8)]
+    for saver in people:
+        account = saver.open_account()
+        saver.post("/transactions/credit", {"account_id": account["id"], "amount": "1.00", "currency": "USD"})
+    lanes = {lane for _, [lane] in waiting_jobs()}
+    assert len(lanes) > 1
+    assert processor.drain(min(lanes)) >= 8
+    assert {saver.get("/balances/current").json["data"][0]["amount"] for saver in people} == {"1.00"}
+
+
+def test_a_drain_that_is_to_stop_rings_for_what_it_leaves(alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    account_id = str(alice.open_account()["id"])
+    lane = lane_of(account_id, 4)
+    processor.stop()
+    for _ in range(2):
+        alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+    bells.ring(lane)
+    queue().empty()
+
+    # The bell that is rung while the drain works makes it look once more, and it may not.
+    def rung_for_meanwhile(which: int) -> int | None:
+        size = drain_once(which)
+        bells.ring(which)
+        return size
+
+    monkeypatch.setattr(processing, "drain_once", rung_for_meanwhile)
+    processor.drain(lane)
+    assert ("bank.processing.tasks.drain", [lane]) in waiting_jobs()
+
+
+def test_the_sweeper_rings_for_what_nobody_heard(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bank.processing.tasks._UNHEARD_SECONDS", 0.0)
+    account_id = str(alice.open_account()["id"])
+    lane = lane_of(account_id, 4)
+    alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+    # The job is lost with Redis's queue; the number that says it is there stays.
+    queue().empty()
+    assert lane in sweep()
+    assert ("bank.processing.tasks.drain", [lane]) in waiting_jobs()
+
+
+def test_jobs_are_json_in_redis() -> None:
+    bells.ring(0)
+    [job_id] = queue().job_ids
+    raw = redis().hget(f"rq:job:{job_id}", "data")
+    assert json.loads(zlib.decompress(raw)) == ["bank.processing.tasks.drain", None, [0], {}]

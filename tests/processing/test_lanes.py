@@ -1,0 +1,160 @@
+"""A lane: one drain at a time, nothing skipped, nothing twice."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import pytest
+from flask import Flask
+from sqlalchemy import Connection, text
+
+from bank.db import db, reader, unit_of_work
+from bank.events.types import Origin, TransactionSubmitted
+from bank.ledger import store as ledger
+from bank.ledger.decide import decide
+from bank.ledger.system import lane_of
+from bank.processing.processor import drain_once
+from bank.transactions import store
+from bank.web.context import new_id
+from tests.conftest import Person
+
+LANES = 4
+
+pytestmark = pytest.mark.usefixtures("context")
+
+
+def fund(person: Person, post_all: Callable[[], None]) -> str:
+    """An account with 100 dollars; its id."""
+    account_id = str(person.open_account()["id"])
+    person.post("/transactions/credit", {"account_id": account_id, "amount": "100.00", "currency": "USD"})
+    post_all()
+    return account_id
+
+
+def submit(connection: Connection, person: Person, account_id: str) -> str:
+    """Take in a debit of one dollar on this very connection; its id."""
+    event = TransactionSubmitted(
+        lane=lane_of(account_id, LANES),
+        type="debit",
+        from_user_id=person.id,
+        to_user_id=None,
+        from_account_id=account_id,
+        to_account_id=None,
+        amount=100,
+        currency="USD",
+        to_amount=100,
+        to_currency="USD",
+        rate=None,
+        description=None,
+        reference=None,
+        metadata=None,
+        reverses_id=None,
+        awaited=False,
+        effective_at=None,
+    )
+    transaction_id = new_id()
+    store.submit(connection, transaction_id, event, Origin(actor_id=person.id), None)
+    return transaction_id
+
+
+def status(transaction_id: str) -> str:
+    with reader() as session:
+        row = store.get(session, transaction_id)
+    assert row is not None
+    return str(row.status)
+
+
+@contextmanager
+def open_transaction() -> Iterator[Connection]:
+    """A connection in a transaction that the test commits, or not."""
+    with db.engine.connect() as connection, connection.begin() as transaction:
+        yield connection
+        if transaction.is_active:
+            transaction.rollback()
+
+
+def test_a_row_that_commits_late_is_posted_although_later_numbers_were(alice: Person, post_all: Callable[[], None]) -> None:
+    account_id = fund(alice, post_all)
+    with open_transaction() as late:
+        held_open = submit(late, alice, account_id)
+        for _ in range(5):
+            with unit_of_work() as session:
+                before = submit(session.connection(), alice, account_id)
+            post_all()
+            assert status(before) == "completed"
+        late.commit()
+    post_all()
+    assert status(held_open) == "completed"
+
+
+def test_the_lane_moves_on_once_no_smaller_number_can_come(alice: Person, post_all: Callable[[], None]) -> None:
+    account_id = fund(alice, post_all)
+    for _ in range(3):
+        with unit_of_work() as session:
+            submit(session.connection(), alice, account_id)
+        post_all()
+    with reader() as session:
+        behind = session.execute(
+            text("SELECT count(*) FROM transactions t JOIN lanes l USING (lane) WHERE lane = :lane AND t.seq > l.position"),
+            {"lane": lane_of(account_id, LANES)},
+        ).scalar_one()
+    assert behind <= 2
+
+
+def test_a_second_drain_finds_the_lane_taken(alice: Person, app: Flask, post_all: Callable[[], None]) -> None:
+    account_id = fund(alice, post_all)
+    lane = lane_of(account_id, LANES)
+    with open_transaction() as first:
+        assert ledger.claim(first, lane, 10) is not None
+        assert drain_once(lane) is None
+    assert drain_once(lane) == 0
+
+
+def test_a_batch_that_lost_its_lane_writes_nothing(alice: Person, post_all: Callable[[], None]) -> None:
+    account_id = fund(alice, post_all)
+    lane = lane_of(account_id, LANES)
+    with unit_of_work() as session:
+        transaction_id = submit(session.connection(), alice, account_id)
+    with open_transaction() as sleeper:
+        claimed = ledger.claim(sleeper, lane, 10)
+        assert claimed is not None and len(claimed.pending) == 1
+        # As if the lane's lock were gone: the row is made final behind the sleeper's back.
+        with unit_of_work() as session:
+            session.execute(
+                text("UPDATE transactions SET status = 'failed', failure_code = 'insufficient_funds' WHERE id = :id"),
+                {"id": transaction_id},
+            )
+        commands = [pending.command for pending in claimed.pending]
+        states = ledger.load_states(sleeper, commands)
+        with pytest.raises(ledger.LaneLost):
+            ledger.write(sleeper, claimed, states, decide(commands, states.accounts, states.originals))
+
+
+def test_drains_of_all_lanes_at_once_meet_on_two_accounts_without_deadlock(
+    app: Flask, alice: Person, bob: Person, post_all: Callable[[], None]
+) -> None:
+    ours, theirs = fund(alice, post_all), fund(bob, post_all)
+    for person, source, target in ((alice, ours, theirs), (bob, theirs, ours)) * 40:
+        body = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD"}
+        assert person.post("/transactions/transfer", body).status_code == 202
+    failures: list[BaseException] = []
+    go = Event()
+
+    def drain(lane: int) -> None:
+        go.wait()
+        try:
+            with app.app_context():
+                while drain_once(lane):
+                    pass
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [Thread(target=drain, args=(lane,)) for lane in (*range(LANES), *range(LANES))]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join()
+    post_all()
+    assert failures == []
+    assert [person.get("/balances/current").json["data"][0]["amount"] for person in (alice, bob)] == ["100.00", "100.00"]

@@ -3,7 +3,6 @@
 from typing import Any
 
 from flask import Response
-from flask_smorest import Blueprint
 
 from bank.audit import schemas, service
 from bank.auth.guard import login_required
@@ -11,6 +10,7 @@ from bank.db import reader
 from bank.events import store as events
 from bank.users.models import Role
 from bank.web import paging
+from bank.web.api import Blueprint
 from bank.web.fields import timestamp
 
 blp = Blueprint("audit", __name__, url_prefix="/api/v1", description="What happened, and who wanted it.")

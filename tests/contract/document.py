@@ -49,6 +49,9 @@ class Document:
         none out, except a problem's `errors` and `transaction`.
         """
         schema = self.resolve(schema)
+        if not schema:
+            # Anything, and said to be.
+            return []
         if value is None:
             return [] if schema.get("nullable") else [f"{at}: null"]
         if "allOf" in schema:

@@ -344,6 +344,8 @@ QUERIES: dict[str, dict[str, str]] = {
     "/balances/at-time?at=2026-01-01T00:00:00Z": {"account_id": "id"},
     "/users": {"limit": "limit", "cursor": "cursor", "role": "choice", "status": "choice", "q": "text"},
     "/users/{alice}": {},
+    "/events": {"limit": "limit", "cursor": "cursor", "stream_id": "id"},
+    "/audit-logs": {"limit": "limit", "cursor": "cursor", "entity_id": "id", "actor_id": "id"},
     "/auth/me": {},
     "/admin/stats": {},
 }  # fmt: skip

@@ -1,0 +1,183 @@
+"""Conventions worth having are tests."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import psycopg2
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask_migrate import downgrade, upgrade
+from sqlalchemy import CheckConstraint, inspect, make_url
+
+from bank import create_app
+from bank.config import Config
+from bank.db import db
+from bank.web.api import Blueprint
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "bank").rglob("*.py"))
+MIGRATIONS = str(ROOT / "migrations")
+
+
+def calls() -> Iterator[tuple[str, ast.Call, str]]:
+    """Every call in the bank: its file, its node, and what is called, as source."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield str(path.relative_to(ROOT)), node, ast.unparse(node.func)
+
+
+def test_only_the_unit_of_work_commits() -> None:
+    committing = [(path, name) for path, _, name in calls() if name.rpartition(".")[2] in ("commit", "begin", "begin_nested")]
+    assert committing == [("bank/db.py", "session.commit")]
+
+
+# Seconds may be floats; money never meets one.
+SECONDS = {("bank/ledger/store.py", "seconds"), ("bank/cli/plan.py", "birth")}
+
+
+def test_no_money_meets_a_float() -> None:
+    made = {(path, ast.unparse(node.args[0])) for path, node, name in calls() if name == "float"}
+    assert made <= SECONDS
+    money = ("bank/money.py", "bank/ledger", "bank/transactions", "bank/accounts", "bank/balances")
+    divided = [
+        (str(path.relative_to(ROOT)), node.lineno)
+        for path in SOURCES
+        if str(path.relative_to(ROOT)).startswith(money)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and "Path" not in ast.unparse(node)
+    ]
+    assert divided == []
+
+
+def test_every_clock_is_read_with_its_zone() -> None:
+    for path, node, name in calls():
+        assert not name.endswith(("utcnow", "utcfromtimestamp", "date.today", "datetime.today")), (path, node.lineno)
+        if name.endswith(("datetime.now", "datetime.fromtimestamp")):
+            assert len(node.args) + len(node.keywords) >= 1 + name.endswith("timestamp"), (path, node.lineno)
+
+
+def test_no_file_is_a_drawer_for_what_has_no_place() -> None:
+    assert not [path for path in SOURCES if re.search(r"util|helper|common|misc", path.stem)]
+
+
+def test_every_blueprint_reads_strictly(app) -> None:
+    assert [name for name, found in app.blueprints.items() if name != "api-docs" and not isinstance(found, Blueprint)] == []
+
+
+OPEN = {
+    # Operational routes, outside the API.
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/docs",
+    "/docs/start.js",
+    "/docs/<path:name>",
+    "/openapi.json",
+    # Where a login begins.
+    "/api/v1/auth/register",
+    "/api/v1/auth/login",
+}
+
+
+def test_every_route_needs_a_login_but_those_named_here(app, client) -> None:
+    guarded = set()
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<uuid:\w+>", "019b2f6e-8a00-7000-8000-000000000001", rule.rule)
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            if rule.rule not in OPEN:
+                assert client.open(path, method=method, json={}).status_code == 401, (method, rule.rule)
+                guarded.add(rule.rule)
+    assert len(guarded) >= 20
+
+
+def settings_table() -> str:
+    """The table of settings as docs/settings.md must have it."""
+
+    def default(value: object) -> str:
+        if value in ("", ()):
+            return ""
+        return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+    rows = [(f"`{field.metadata['env']}`", default(field.default), field.metadata["help"]) for field in fields(Config)]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    expected = settings_table()
+    assert expected in (ROOT / "docs" / "settings.md").read_text(), f"docs/settings.md must hold:\n\n{expected}"
+
+
+def test_every_variable_that_is_read_anywhere_is_documented() -> None:
+    """The commands read more of the environment than Config: where to keep the data, how many processes."""
+    read = {
+        node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+        for _, node, name in calls()
+        if name.endswith(("environ.get", "environment.get", "given.get")) and node.args
+    }
+    read |= {node.args[1].value for _, node, name in calls() if name == "_number" and isinstance(node.args[1], ast.Constant)}
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert {name for name in read if name and f"`{name}`" not in text} == set()
+
+
+@pytest.fixture
+def empty_app(config: Config) -> Iterator[object]:
+    """An application on a database of its own, without any table."""
+    name = "house_rules"
+    server = make_url(config.database_url)
+    connection = psycopg2.connect(server.set(drivername="postgresql").render_as_string(hide_password=False))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        app = create_app(replace(config, database_url=server.set(database=name).render_as_string(hide_password=False)))
+        with app.app_context():
+            yield app
+            db.engine.dispose()
+        cursor.execute(f"DROP DATABASE {name}")
+    connection.close()
+
+
+def shape() -> dict[str, object]:
+    """Tables, functions and triggers of the current application's database."""
+    with db.engine.connect() as connection:
+        return {
+            kind: sorted(tuple(row) for row in connection.exec_driver_sql(query))
+            for kind, query in {
+                "columns": """SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+                               WHERE table_schema = 'public' AND table_name <> 'alembic_version'""",
+                "constraints": """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+                                   WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'""",
+                "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+                "triggers": "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal",
+                "functions": "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+            }.items()
+        }
+
+
+def test_every_migration_goes_up_down_and_up_again_and_ends_where_the_models_are(empty_app) -> None:
+    nothing = shape()
+    scripts = list(ScriptDirectory(MIGRATIONS).walk_revisions())[::-1]
+    for script in scripts:
+        before = shape()
+        upgrade(directory=MIGRATIONS, revision=script.revision)
+        after = shape()
+        assert after != before, script
+        downgrade(directory=MIGRATIONS, revision="-1")
+        assert shape() == before, script
+        upgrade(directory=MIGRATIONS, revision=script.revision)
+        assert shape() == after, script
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, db.metadata) == []
+        # Alembic does not compare checks.
+        found = inspect(connection)
+        for table in db.metadata.sorted_tables:
+            checks = {constraint["name"] for constraint in found.get_check_constraints(table.name)}
+            assert checks == {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}, table.name
+    downgrade(directory=MIGRATIONS, revision="base")
+    assert shape() == nothing

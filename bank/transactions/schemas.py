@@ -92,7 +92,7 @@ class History(PageSchema):
     max_amount = Amount(metadata={"description": "Needs `currency`."})
     since = Moment(data_key="from", metadata={"description": "Recorded at or after."})
     until = Moment(data_key="to", metadata={"description": "Recorded before."})
-    reference = Text(most=100)
+    reference = _reference()
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -86,6 +86,8 @@ class Transaction(Base):
         Index("ix_transactions_lane_seq", "lane", "seq"),
         Index("ix_transactions_from_account_id_seq", "from_account_id", "seq"),
         Index("ix_transactions_to_account_id_seq", "to_account_id", "seq"),
+        Index("ix_transactions_from_user_id_seq", "from_user_id", "seq"),
+        Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
     )

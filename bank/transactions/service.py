@@ -253,16 +253,15 @@ def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
     return {**store.present(row), "entries": [store.present_entry(entry, viewer_id) for entry in entries]}
 
 
-def history(query: store.HistoryQuery, viewer_id: str | None, user_id: str | None) -> Sequence[Row[Any]]:
-    """A page of transactions. A customer (`viewer_id`) sees those of their own accounts; staff all, or those
-    of `user_id`. An account in the query must be one of these, else NotFound."""
-    owner_id = viewer_id or user_id
+def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[Any]]:
+    """A page of transactions: of a customer (`viewer_id`) those of their own accounts, for staff (None) any.
+
+    An account in the query must be of the user in the query, and both the customer's own; else NotFound.
+    """
+    query = replace(query, user_id=viewer_id or query.user_id)
     with reader() as session:
-        if owner_id is not None:
-            ids = text("SELECT id::text FROM accounts WHERE user_id = CAST(:user AS uuid)")
-            own = session.execute(ids, {"user": owner_id}).scalars().all()
-            if query.account_ids is None:
-                query = replace(query, account_ids=own)
-            elif not set(query.account_ids) <= set(own):
+        if query.account_id and query.user_id:
+            owner = text("SELECT user_id::text FROM accounts WHERE id = CAST(:id AS uuid)")
+            if session.execute(owner, {"id": query.account_id}).scalar_one_or_none() != query.user_id:
                 raise NotFound
         return store.history(session, query)

@@ -175,11 +175,12 @@ def entries_of(session: Session, transaction_id: str) -> Sequence[Row[Any]]:
 class HistoryQuery:
     """What of history to show: None filters nothing. Amounts are minor units, `since` counts, `until` does not.
 
-    `account_ids` None means all accounts; `before` is the `seq` of the last row of the page before.
+    At most one of `account_id` and `user_id`; `before` is the `seq` of the last row of the page before.
     """
 
-    account_ids: Sequence[str] | None
     limit: int
+    account_id: str | None = None
+    user_id: str | None = None
     type: str | None = None
     status: str | None = None
     currency: str | None = None
@@ -208,24 +209,24 @@ def history(session: Session, query: HistoryQuery) -> Sequence[Row[Any]]:
     """Transactions newest first; one more than `limit` when more follow."""
     parameters = {name: value for name in _CONDITIONS if (value := getattr(query, name)) is not None}
     conditions = "".join(f" AND {_CONDITIONS[name]}" for name in parameters)
-    if query.account_ids is None:
-        source = f"SELECT t.seq FROM transactions t WHERE true {conditions}"
+    party = query.account_id or query.user_id
+    if party is None:
+        source = f"SELECT t.seq FROM transactions t WHERE true {conditions} ORDER BY t.seq DESC LIMIT :limit"
     else:
-        # Each account has its own index order, on either side; the newest of each are merged here,
-        # so a page costs the same at any depth and however much other accounts do.
-        sides = [
-            f"""SELECT side.seq FROM unnest(CAST(:accounts AS uuid[])) AS account (id) CROSS JOIN LATERAL (
-                    SELECT t.seq FROM transactions t WHERE t.{column} = account.id {conditions}
-                     ORDER BY t.seq DESC LIMIT :limit) side"""
-            for column in ("from_account_id", "to_account_id")
-        ]
-        source = " UNION ".join(sides)
+        # Each side has an index in the order of `seq`; the newest of both are merged here, so a page
+        # costs the same at any depth and however much others do.
+        column = "account_id" if query.account_id else "user_id"
+        from_side, to_side = (
+            f"""(SELECT t.seq FROM transactions t WHERE t.{side}_{column} = CAST(:party AS uuid) {conditions}
+                  ORDER BY t.seq DESC LIMIT :limit)"""
+            for side in ("from", "to")
+        )
+        source = f"{from_side} UNION {to_side} ORDER BY seq DESC LIMIT :limit"
     statement = f"""
-        WITH page AS MATERIALIZED ({source} ORDER BY seq DESC LIMIT :limit)
+        WITH page AS MATERIALIZED ({source})
         SELECT {COLUMNS} FROM page JOIN transactions t USING (seq) ORDER BY t.seq DESC
     """
-    accounts = None if query.account_ids is None else "{" + ",".join(query.account_ids) + "}"
-    return session.execute(text(statement), {**parameters, "accounts": accounts, "limit": query.limit + 1}).all()
+    return session.execute(text(statement), {**parameters, "party": party, "limit": query.limit + 1}).all()
 
 
 def present(row: Any) -> dict[str, Any]:

@@ -163,9 +163,8 @@ def history(query: dict[str, Any]) -> Response:
     viewer_id = _viewer()
     if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
         raise Forbidden("Only staff may name a user.")
-    filters = {name: value for name, value in query.items() if name not in ("account_id", "user_id", "cursor")}
-    wanted = store.HistoryQuery(account_ids=[query["account_id"]] if "account_id" in query else None, before=paging.after(query), **filters)
-    rows = service.history(wanted, viewer_id, query.get("user_id"))
+    filters = {name: value for name, value in query.items() if name != "cursor"}
+    rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), viewer_id)
     return paging.page(query, [store.present(row) for row in rows], [row.seq for row in rows])
 
 

@@ -237,6 +237,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("seq", name="uq_transactions_seq"),
     )
     op.create_index("ix_transactions_from_account_id_seq", "transactions", ["from_account_id", "seq"], unique=False)
+    op.create_index("ix_transactions_from_user_id_seq", "transactions", ["from_user_id", "seq"], unique=False)
+    op.create_index("ix_transactions_to_user_id_seq", "transactions", ["to_user_id", "seq"], unique=False)
     op.create_index("ix_transactions_lane_seq", "transactions", ["lane", "seq"], unique=False)
     op.create_index(
         "ix_transactions_reference", "transactions", ["reference", "seq"], unique=False, postgresql_where=sa.text("reference IS NOT NULL")

@@ -1,0 +1,148 @@
+"""Every query of the API has its index, seen at a million entries."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import event
+
+from bank import create_app
+from bank.config import Config
+from bank.db import db
+from tests.processes import ADMIN_PASSWORD, fresh_database, query
+
+TRANSFERS = 500_000
+ACCOUNTS = 1_000
+
+# The last account gets money from all others, a transfer every minute.
+_FILL = (
+    """INSERT INTO accounts (id, user_id, currency, kind, is_default, version)
+       SELECT md5(i::text)::uuid, (SELECT id FROM users), 'USD', 'customer', false, 1 FROM generate_series(0, %(accounts)s - 1) i""",
+    """INSERT INTO balances (account_id, user_id, currency, amount, version)
+       SELECT id, user_id, currency, 0, 0 FROM accounts""",
+    # Foreign keys change no plan, and checking them row by row would take most of the time.
+    """ALTER TABLE transactions DROP CONSTRAINT fk_transactions_from_account_id_accounts,
+             DROP CONSTRAINT fk_transactions_to_account_id_accounts, DROP CONSTRAINT fk_transactions_from_user_id_users,
+             DROP CONSTRAINT fk_transactions_to_user_id_users""",
+    """CREATE TABLE planned AS
+       SELECT g AS seq, md5('t' || g)::uuid AS id, md5((g %% (%(accounts)s - 1))::text)::uuid AS source,
+              md5((%(accounts)s - 1)::text)::uuid AS target,
+              now() - (%(transfers)s - g) * interval '1 minute' AS at
+         FROM generate_series(1, %(transfers)s) g""",
+    """INSERT INTO transactions (id, seq, lane, type, status, from_account_id, to_account_id, amount, currency, to_amount, to_currency,
+                                 reference, version, effective_at, created_at, completed_at, from_user_id, to_user_id)
+       SELECT id, seq, seq %% 8, 'transfer', 'completed', source, target, 1, 'USD', 1, 'USD', 'R' || seq, 2, at, at, at, (SELECT id FROM users), (SELECT id FROM users) FROM planned""",
+    """INSERT INTO events (stream_id, version, type, data, recorded_at)
+       SELECT id, 1, 'TransactionSubmitted', '{}', at FROM planned""",
+    """INSERT INTO audit_logs (entity_type, entity_id, action, details, created_at)
+       SELECT 'transaction', id, 'transaction.transfer', '{}', at FROM planned""",
+    """INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
+       SELECT source, row_number() OVER (PARTITION BY source ORDER BY seq), id, 'USD', -1,
+              -row_number() OVER (PARTITION BY source ORDER BY seq), at, at FROM planned
+       UNION ALL
+       SELECT target, seq, id, 'USD', 1, seq, at, at FROM planned""",
+    """INSERT INTO daily_balances (account_id, day, closing, credits, debits, count)
+       SELECT account_id, day, sum(change) OVER (PARTITION BY account_id ORDER BY day), credits, debits, count
+         FROM (SELECT account_id, (effective_at AT TIME ZONE 'UTC')::date AS day, sum(amount) AS change,
+                      COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
+                      COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits, count(*) AS count
+                 FROM entries GROUP BY 1, 2) d""",
+    """UPDATE balances b SET amount = e.amount, version = e.version, overdraft_limit = 1000000
+         FROM (SELECT account_id, sum(amount) AS amount, max(version) AS version FROM entries GROUP BY 1) e
+        WHERE e.account_id = b.account_id""",
+    "DROP TABLE planned",
+    "ANALYZE",
+)
+
+
+@pytest.fixture(scope="module")
+def big(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """A client of a bank with a million entries."""
+    with fresh_database(environ, tmp_path_factory.mktemp("big")) as own:
+        for statement in _FILL:
+            query(
+                {**own, "DATABASE_URL": own["DATABASE_URL"] + "?options=-c%20statement_timeout%3D0"},
+                statement,
+                accounts=ACCOUNTS,
+                transfers=TRANSFERS,
+            )
+        app = create_app(Config.from_env(own))
+        yield app.test_client()
+        with app.app_context():
+            for engine in db.engines.values():
+                engine.dispose()
+
+
+def reads(client: FlaskClient) -> list[str]:
+    """Every reading request, with ids that are there; deep pages, wide ranges and all filters."""
+    app = client.application
+    own = app.config["BANK"].database_url
+    environ = {"DATABASE_URL": own}
+    hot, rare = (query(environ, "SELECT md5(%s)::uuid::text", str(number))[0][0] for number in (ACCOUNTS - 1, 7))
+    [transaction] = query(environ, "SELECT id::text FROM transactions WHERE seq = 250000")[0]
+    [user] = query(environ, "SELECT id::text FROM users")[0]
+    history = "/transactions/history?limit=20"
+    return [
+        "/accounts?limit=20",
+        f"/accounts?user_id={user}&currency=USD&status=active",
+        f"/accounts/{hot}",
+        f"/accounts/{hot}/entries?limit=20",
+        f"/transactions/{transaction}",
+        history,
+        f"{history}&account_id={hot}",
+        f"{history}&account_id={rare}&type=transfer&status=completed&currency=USD&min_amount=0&max_amount=5",
+        f"{history}&user_id={user}",
+        f"{history}&reference=R77777",
+        "/balances/current?limit=20",
+        f"/balances/current?account_id={hot}",
+        f"/balances/current?user_id={user}",
+        f"/balances/historical?account_id={hot}&from=2026-01-01T00:00:00Z&to=2026-06-01T00:00:00Z",
+        f"/balances/historical?account_id={hot}&from=2026-03-01T00:00:00Z&to=2026-03-08T00:00:00Z&interval=hour",
+        f"/balances/at-time?account_id={hot}&at=2026-05-05T05:05:05Z",
+        f"/balances/at-time?account_id={hot}&at=2026-05-05T05:05:05Z&known_at=2026-11-01T00:00:00Z",
+        "/users?q=adm&role=admin",
+        f"/users/{user}",
+        "/events?limit=20",
+        f"/events?stream_id={transaction}",
+        "/audit-logs?limit=20",
+        f"/audit-logs?entity_type=transaction&entity_id={transaction}",
+        f"/audit-logs?actor_id={user}",
+        "/admin/stats",
+    ]
+
+
+# Tables that grow with the bank; `accounts` and `users` have too few rows here for the planner to care.
+_GROWING = re.compile(r"Seq Scan on (transactions|entries|events|audit_logs|daily_balances)\b")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_read_scans_a_table_that_grows(big: FlaskClient) -> None:
+    login = big.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
+    headers = {"Authorization": f"Bearer {login.json['access_token']}"}
+    statements: dict[str, tuple[str, Any]] = {}
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.setdefault(statement, (path, parameters))
+
+    with big.application.app_context():
+        engine = db.engines["reader"]
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            for path in reads(big):
+                response = big.get(f"/api/v1{path}", headers=headers)
+                assert response.status_code == 200, (path, response.json)
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+        scans = []
+        with engine.connect() as connection:
+            known_bad = connection.exec_driver_sql("EXPLAIN SELECT FROM entries WHERE amount = 5").scalars()
+            assert _GROWING.search("\n".join(known_bad))
+            for statement, (path, parameters) in statements.items():
+                plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
+                if _GROWING.search(plan):
+                    scans.append((path, plan))
+    assert len(statements) > 20
+    assert scans == []

@@ -87,7 +87,7 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
             body["overdraft_limit"] = parse_amount(body["overdraft_limit"], account.currency, allow_zero=True)
         except InvalidMoney as error:
             raise Unprocessable.at("/overdraft_limit", str(error)) from None
-    if_match = request.if_match.contains if request.if_match else None
+    if_match = request.if_match.contains if "If-Match" in request.headers else None
     changed = service.change(account.id, owner_id, body, origin(), if_match)
     return resource(service.present(changed), service.etag(changed))
 

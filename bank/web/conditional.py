@@ -31,5 +31,6 @@ def resource(body: dict[str, Any], etag: str, status: int = 200, location: str |
 
 def check_if_match(etag: str) -> None:
     """Raise PreconditionFailed when the request's If-Match does not name `etag`. Without one, all is well."""
-    if request.if_match and not request.if_match.contains(etag):
+    # The header and not what was understood of it: one that names nothing protects from everything.
+    if "If-Match" in request.headers and not request.if_match.contains(etag):
         raise PreconditionFailed

@@ -70,6 +70,9 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
         else:
             opens = kind is TransactionType.CREDIT
             party = _default(session, body["user_id"], body["currency"], origin if opens else None)
+        if caller.role == Role.TELLER and not _is_customer(session, party.user_id):
+            # Who makes money appear must not make it for themselves, or for a colleague.
+            raise Forbidden("Tellers act on customers' accounts.")
         source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
         return Found(source, target, body["minor"], body["currency"])
 
@@ -144,6 +147,11 @@ def _account(session: Session, account_id: str, owner_id: str | None) -> Party:
     if user_id is None or owner_id not in (None, user_id):
         raise NotFound
     return Party(account_id, user_id)
+
+
+def _is_customer(session: Session, user_id: str) -> bool:
+    query = text("SELECT role = 'customer' FROM users WHERE id = CAST(:id AS uuid)")
+    return bool(session.execute(query, {"id": user_id}).scalar_one())
 
 
 def _default(session: Session, user_id: str, currency: str, opener: Origin | None) -> Party:

@@ -143,6 +143,19 @@ def test_tellers_and_admins_act_on_any_customer_and_nobody_else_does(alice, bob,
     assert bob.post(f"/transactions/{kind}", {"user_id": alice.id, "amount": 1, "currency": "USD"}).status_code == 404
 
 
+@pytest.mark.parametrize("kind", ["credit", "debit"])
+def test_a_teller_makes_no_money_for_themselves_or_a_colleague(teller, admin, person, kind):
+    for colleague in (teller, admin, person("teller", "teller")):
+        account = colleague.open_account()["id"]
+        for response in (
+            teller.post(f"/transactions/{kind}", body(account)),
+            teller.post(f"/transactions/{kind}?dry_run=true", body(account)),
+            teller.post(f"/transactions/{kind}", {"user_id": colleague.id, "amount": 1, "currency": "USD"}),
+        ):
+            assert (response.status_code, response.json["code"]) == (403, "forbidden")
+        assert colleague.get(f"/accounts/{account}").json["balance"] == "0.00"
+
+
 def test_a_balance_past_the_range_of_the_ledger_is_refused_and_the_lane_goes_on(alice, bob, admin, funded, outcome, balance):
     # The outside accounts of a currency stand on the other side of all its tests: this one is used nowhere else.
     largest, currency = "999999999999999999", "KRW"

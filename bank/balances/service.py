@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
-from bank.db import reader
+from bank.db import fetch, reader
 from bank.errors import NotFound, Unprocessable
 from bank.money import format_amount
 from bank.web.fields import timestamp
@@ -48,7 +48,7 @@ _CURRENT = """
 """
 
 
-def current(owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int) -> list[Row[Any]]:
+def current(owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int) -> list[tuple[Any, ...]]:
     """Balances of a user's accounts, or of all customers' (`owner_id` None), ordered by account id.
 
     From behind the account `after`; one more than `limit` when more follow.
@@ -62,11 +62,10 @@ def current(owner_id: str | None, account_id: str | None, currency: str | None, 
         statement += " AND account_id > %(after)s::uuid"
     statement += " ORDER BY account_id LIMIT %(limit)s"
     parameters = {"owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1}
-    with reader() as session:
-        return list(session.connection().exec_driver_sql(statement, parameters))
+    return fetch(statement, parameters)
 
 
-def present(row: Row[Any]) -> dict[str, Any]:
+def present(row: tuple[Any, ...]) -> dict[str, Any]:
     """A balance as the API shows it. `available` is what can be spent: less holds, with the overdraft."""
     account_id, user_id, currency, amount, held, overdraft_limit, last_updated_at, version = row
     return {

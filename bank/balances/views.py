@@ -38,7 +38,7 @@ def current(query: dict[str, Any]) -> Response:
     if account_id and not rows:
         # An account that is there, but in another currency than asked for, is an empty list.
         service.holder(account_id, owner_id or query.get("user_id"))
-    return paging.page(query, [service.present(row) for row in rows], [row.account_id for row in rows])
+    return paging.page(query, [service.present(row) for row in rows], [row[0] for row in rows])
 
 
 @blp.route("/historical", methods=["GET"])

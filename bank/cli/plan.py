@@ -49,8 +49,12 @@ def migration(layout: Layout, environment: Mapping[str, str], admin_password: st
     return _python(["-m", "bank", "migrate"], {**environment, "BANK_ADMIN_PASSWORD": admin_password}, layout.log("migrate"))
 
 
-def programs(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
-    """The bank's own processes: API, workers, scheduler, dashboard."""
+def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Service], list[Service]]:
+    """The bank's own processes: those without which it is not ready, and those that make it faster.
+
+    API, a worker, scheduler and dashboard are the first; further workers are the second: on a small
+    machine they would only take the processor from the others while these load.
+    """
     roll = Roll(environment["REDIS_URL"])
 
     def service(name: str, arguments: list[str], order: int, ready: Callable[[Service], bool]) -> Service:
@@ -60,13 +64,15 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     api = ["-m", "gunicorn", "-c", "bank/gunicorn.py", "wsgi:app"]
     dashboard = ["-m", "gunicorn", "--bind", f"{HOST}:{layout.dashboard_port}", "--worker-class", "gthread", "--threads", "4"]
     dashboard += ["--no-control-socket", "bank.dashboard:create_app()"]
-    return [
+    workers = [service(f"worker-{number}", ["worker.py"], WORKERS, roll.has_worker) for number in range(1, layout.workers + 1)]
+    needed = [
         service("api", api, FRONT, lambda _: _answers(layout.port, "/health/ready", 200)),
-        *(service(f"worker-{number}", ["worker.py"], WORKERS, roll.has_worker) for number in range(1, layout.workers + 1)),
+        workers[0],
         service("scheduler", ["-m", "bank", "scheduler"], FRONT, roll.has_scheduler),
         # It asks for a login, so it is up when it refuses us.
         service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
     ]
+    return needed, workers[1:]
 
 
 def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

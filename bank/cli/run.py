@@ -66,8 +66,12 @@ def _start(layout: Layout, supervisor: Supervisor) -> None:
     if not migration.is_done():
         supervisor.once("migrate", layout.log("migrate"), lambda: plan.migration(layout, environment, administrator.password))
         migration.note()
-    supervisor.start(*plan.programs(layout, environment))
-    _print_table(layout, servers, administrator.place(environment["DATABASE_URL"]))
+    needed, more = plan.programs(layout, environment)
+    supervisor.launch(*needed)
+    place = administrator.place(environment["DATABASE_URL"])
+    supervisor.wait(*needed)
+    _print_table(layout, servers, place)
+    supervisor.launch(*more)
 
 
 def _print_table(layout: Layout, servers: list[Server], password_place: str) -> None:

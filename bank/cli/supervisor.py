@@ -107,15 +107,23 @@ class Supervisor:
             raise StopRequestedError
 
     def start(self, *services: Service) -> None:
-        """Start `services` side by side and wait until all are ready.
+        """Start `services` side by side and wait until all are ready. Raises as `launch` and `wait` do."""
+        self.launch(*services)
+        self.wait(*services)
 
-        Raises StartError when one ends or does not become ready in its time, StopRequestedError when a
-        signal came in between.
-        """
+    def launch(self, *services: Service) -> None:
+        """Start `services`, from now on looked after, without waiting. Raises StartError, StopRequestedError."""
         for service in services:
             self.check_stop()
             service.start()
             self._services.append(service)
+
+    def wait(self, *services: Service) -> None:
+        """Wait until `services` are ready.
+
+        Raises StartError when any process ends or one does not become ready in its time, and
+        StopRequestedError when a signal came in between.
+        """
         began = time.monotonic()
         waiting = list(services)
         while waiting:

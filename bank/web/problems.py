@@ -8,7 +8,17 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
-from bank.errors import BankError
+from bank.errors import (
+    BankError,
+    Forbidden,
+    MalformedRequest,
+    NotFound,
+    PreconditionFailed,
+    TooManyAttempts,
+    Unauthenticated,
+    Unavailable,
+    Unprocessable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +38,10 @@ _CODES = {
     431: "headers_too_large",
     503: "unavailable",
 }
+
+# RFC 9457, 3.1.3: one type of problem has one title, whoever raised it.
+_OURS = (BankError, MalformedRequest, Unauthenticated, Forbidden, NotFound, PreconditionFailed, Unprocessable, TooManyAttempts, Unavailable)
+_TITLES = {error.code: error.title for error in _OURS}
 
 
 def init_app(app: Flask) -> None:
@@ -83,13 +97,14 @@ def _from_http(error: HTTPException) -> Response:
     # Headers such as Allow and Retry-After are part of the answer; the HTML body is not.
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     messages = getattr(error, "data", {}).get("messages") if status == 422 else None
-    title = HTTP_STATUS_CODES.get(status, "Error")
-    detail = title if messages or not error.description else error.description
+    phrase = HTTP_STATUS_CODES.get(status, "Error")
+    code = _CODES.get(status, phrase.lower().replace(" ", "_"))
+    title = _TITLES.get(code, phrase)
     return problem(
         status,
-        _CODES.get(status, title.lower().replace(" ", "_")),
+        code,
         title,
-        detail,
+        title if messages or not error.description else error.description,
         errors=_pointers(messages) if messages else None,
         headers=headers,
     )
@@ -97,7 +112,7 @@ def _from_http(error: HTTPException) -> Response:
 
 def _from_bug(error: Exception) -> Response:
     log.error("request_failed", path=request.path, method=request.method, exc_info=error)
-    return problem(500, "internal_error", "Internal error", "Something went wrong on our side.")
+    return problem(BankError.status, BankError.code, BankError.title, "Something went wrong on our side.")
 
 
 def _pointers(messages: dict[str, Any]) -> list[dict[str, str]]:

@@ -20,6 +20,9 @@ CODES = {
     500: {"internal_error"},
 }
 
+# One type has one title, over all answers of a run (RFC 9457, 3.1.3).
+_titles: dict[str, str] = {}
+
 
 def check_problem(response: TestResponse, status: int, pointer: str | None = None) -> dict[str, Any]:
     """Check that the answer is the contract's problem of this status, and return it.
@@ -36,6 +39,7 @@ def check_problem(response: TestResponse, status: int, pointer: str | None = Non
     assert problem["request_id"] == response.headers["X-Request-ID"]
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", problem["code"])
     assert problem["type"] == "/problems/" + problem["code"].replace("_", "-")
+    assert _titles.setdefault(problem["type"], problem["title"]) == problem["title"]
     if status in CODES:
         assert problem["code"] in CODES[status]
     for error in problem.get("errors", []):

@@ -205,6 +205,18 @@ def test_what_was_learned_later_counts_from_when_it_counts(alice, funded, post_a
     assert at("2999-01-01T00:00:00Z", known=entry["created_at"]) == "100.00"
 
 
+@pytest.mark.parametrize("interval", ["hour", "day", "week", "month"])
+def test_what_counts_from_the_very_beginning_of_a_step_is_in_it_and_not_in_its_opening(alice, funded, post_all, interval):
+    account = funded(alice, None)
+    # A Monday, and the first of a month.
+    for when in ("2024-03-31T23:59:59.999999Z", "2024-04-01T00:00:00Z"):
+        alice.post("/transactions/credit", {"account_id": account, "amount": "7.00", "currency": "USD", "effective_at": when})
+    post_all()
+    query = f"account_id={account}&from=2024-04-01T00:00:00Z&to=2024-04-01T00:00:00.000001Z&interval={interval}"
+    (step,) = alice.get(f"/balances/historical?{query}").json["data"]
+    assert (step["opening"], step["credits"], step["closing"], step["count"]) == ("7.00", "7.00", "14.00", 1)
+
+
 def test_without_times_it_is_the_last_30_days_by_day(alice, funded):
     account = funded(alice)
     response = alice.get(f"/balances/historical?account_id={account}").json

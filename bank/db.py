@@ -61,6 +61,8 @@ def settings(url: str, pool_size: int) -> dict[str, Any]:
         "pool_timeout": 5,
         "pool_recycle": 1800,
         "pool_use_lifo": True,
+        # An error's text goes to the log, and what was bound to the statement may be a password's hash.
+        "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 3,
             "tcp_user_timeout": 10_000,
@@ -161,7 +163,7 @@ def _told_apart() -> Iterator[None]:
         sqlstate = getattr(error.orig, "pgcode", None)
         away = error.connection_invalidated or (isinstance(error, OperationalError) and sqlstate is None)
         if away or sqlstate in _NOT_NOW:
-            raise Unavailable("The database cannot be reached or is too slow.") from error
+            raise Unavailable("The database cannot be reached or is too slow.", sqlstate=sqlstate) from error
         raise
     except psycopg2.Error as error:
         # From `fetch`, where nothing wraps it.

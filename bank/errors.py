@@ -162,5 +162,6 @@ class Unavailable(BankError):
 
     status, code, title = 503, "unavailable", "The service is unavailable for a moment"
 
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1, sqlstate: str | None = None) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+        self.sqlstate = sqlstate

@@ -108,6 +108,7 @@ class Lane(Base):
     # Every transaction of the lane up to this `seq` is final: a claim starts here.
     position: Mapped[int] = mapped_column(BigInteger, server_default="0")
     # The position to be, as soon as all transactions below `candidate_xid` have ended. Sequence
-    # order is not commit order: until then a smaller `seq` may still appear.
+    # order is not commit order: until then a smaller `seq` may still appear. NULL: the bound is
+    # not taken yet, a later claim takes it.
     candidate: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    candidate_xid: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    candidate_xid: Mapped[int | None] = mapped_column(BigInteger)

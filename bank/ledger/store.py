@@ -35,7 +35,7 @@ class Claim:
     pending: list[Pending]
     position: int
     candidate: int
-    candidate_xid: int
+    candidate_xid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,17 @@ def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
     rows = connection.exec_driver_sql(_PENDING, (lane, position, limit)).fetchall()
     pending = [_pending(lane, row) for row in rows]
     last_seq = pending[-1].seq if pending else candidate
-    # Everything up to the candidate has been visible to a claim since all transactions below
-    # candidate_xid ended, so what is still pending of it is in this batch, unless the batch is full.
-    if candidate_xid <= xmin:
+    # Sequence order is not commit order: below any seq that was seen, a smaller one may still be
+    # uncommitted. Whoever holds it took its transaction id before its seq (the submission sees to
+    # that), so before the claim that saw the candidate ended, and so before this later claim took an
+    # id of its own. That id is the bound: once all below it have ended, nothing new comes below the candidate.
+    if candidate_xid is None:
+        candidate_xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text::bigint").scalar_one()
+    elif candidate_xid <= xmin:
+        # What is still pending up to the candidate is in this batch, unless the batch is full.
         position = max(position, min(candidate, last_seq) if len(rows) == limit else candidate)
-        candidate, candidate_xid = last_seq, _next_xid(connection)
+        candidate, candidate_xid = last_seq, None
     return Claim(lane, pending, position, candidate, candidate_xid)
-
-
-def _next_xid(connection: Connection) -> int:
-    # Read after the claim's statement: whoever took a smaller seq than any seen there took its
-    # transaction id before that seq (the submission sees to it), so it is below this one.
-    query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-    return int(connection.exec_driver_sql(query).scalar_one())
 
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
@@ -172,11 +170,11 @@ WITH final AS (
            failure_code = f.failure_code, completed_at = %(posted_at)s, version = 2
       FROM unnest(%(ids)s::uuid[], %(failures)s::text[],
                   %(sources)s::uuid[], %(source_versions)s::bigint[], %(source_balances)s::bigint[],
-                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[])
-        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance)
+                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]) WITH ORDINALITY
+        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance, number)
      WHERE t.id = f.id AND t.status = 'pending'
     RETURNING t.id, t.amount, t.currency, t.effective_at, t.request_id, f.failure_code,
-              f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance
+              f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance, f.number
 ), logged AS (
     INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
     SELECT id, 2,
@@ -186,7 +184,7 @@ WITH final AS (
                             source_balance, target, target_version, amount, target_balance)
                 ELSE format('{"failure_code":"%%s"}', failure_code) END::json,
            request_id, %(posted_at)s
-      FROM final
+      FROM final ORDER BY number
 ), posted AS (
     INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
     SELECT side.account_id, side.version, f.id, f.currency, side.amount, side.balance, f.effective_at, %(posted_at)s

@@ -19,9 +19,9 @@ from bank.processing.queue import bells
 
 log = structlog.get_logger(__name__)
 
-# A drain that has worked for this long lets its job end and rings for the rest: jobs stay short,
-# so a worker that is asked to stop does, and lanes take turns.
-_TURN_SECONDS = 20.0
+# After this long in one lane a drain lets its job end and rings for the rest: lanes take turns, so a busy
+# one does not keep the others of this worker waiting, and a worker that is asked to stop does.
+_TURN_SECONDS = 0.5
 
 
 class Processor:
@@ -57,20 +57,17 @@ class Processor:
         with self._app.app_context():
             while True:
                 bells.heard(lane)
+                rings = bells.rings(lane)
                 size = drain_once(lane)
+                # None: another drain has the lane. It looks at the rings after it let go, and whoever
+                # rang before this moment is counted by then, so that drain will look once more.
                 if size is None:
-                    # Another drain has the lane, and may have looked before the rows that this bell
-                    # is about. It asks for word after it let go; if it did so just before we left
-                    # some, the lane is free now.
-                    bells.pass_on(lane)
-                    size = drain_once(lane)
-                    if size is None:
-                        return done
+                    return done
                 done += size
-                if size < config.batch_size and not bells.rung(lane):
+                if size < config.batch_size and bells.rings(lane) == rings:
                     return done
                 if self._stopping.is_set() or time.monotonic() > deadline:
-                    bells.ring(lane, again=True)
+                    bells.ring(lane)
                     return done
 
 

@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 # A worker on several queues pops without atomicity and can lose a job when it is killed: one queue a worker.
 QUEUE = "bank"
 
+# How long a bell that is in the queue keeps others for its lane out, should nobody answer it.
+_MARK_SECONDS = 5
+
 # After Redis failed, rings are left to the sweeper for this long: every request paying the timeout
 # of a dead Redis would take the API down with it.
 _REST_SECONDS = 1.0
@@ -57,9 +60,9 @@ def queue() -> Queue:
 class Bells:
     """Rings for lanes, and tells a drain whether somebody rang since it looked.
 
-    Each lane has one number in Redis: how often it was rung for since a drain last began to look.
-    Who makes it 1 puts the bell into the queue; who finds it higher knows that one is on its way.
-    A bell that is lost leaves the number standing, and the sweeper rings regardless of it.
+    Redis holds two things for each lane: a mark as long as a bell waits in the queue, so that there is
+    one at most, and the number of rings. A drain compares the number before its claim with that
+    after it let the lane go: a bell may be answered meanwhile by a worker that finds the lane taken.
     """
 
     def __init__(self) -> None:
@@ -68,13 +71,18 @@ class Bells:
     def ring(self, lane: int, *, again: bool = False) -> bool:
         """Tell the workers that rows wait in `lane`; call it after the commit.
 
-        `again` puts a bell into the queue even if one should be there. Returns whether Redis took
-        it; False is no error, the sweeper will ring.
+        `again` is for who knows that a bell was lost, and puts one into the queue whatever the mark
+        says. Returns whether Redis took it; False is no error, the sweeper will ring.
         """
         if time.monotonic() < self._resting_until:
             return False
         try:
-            if redis().incr(_rings(lane)) == 1 or again:
+            with redis().pipeline(transaction=False) as pipeline:
+                pipeline.incr(_rings(lane))
+                # The mark ends by itself: a bell that a killed worker took with it must not silence the lane.
+                pipeline.set(_waits(lane), 1, nx=not again, ex=_MARK_SECONDS)
+                _, marked = pipeline.execute()
+            if marked:
                 queue().enqueue(
                     "bank.processing.tasks.drain",
                     lane,
@@ -90,21 +98,17 @@ class Bells:
         return True
 
     def heard(self, lane: int) -> None:
-        """A drain begins to look: what was committed before is seen by it, what comes later rings anew."""
-        self._quietly(lane, lambda: redis().delete(_rings(lane)))
+        """The lane's bell is out of the queue: who rings from now on puts a new one in."""
+        self._quietly(lane, lambda: redis().delete(_waits(lane)))
 
-    def pass_on(self, lane: int) -> None:
-        """The lane is taken, and its bell was answered here: leave word for the drain that has it."""
-        self._quietly(lane, lambda: redis().incr(_rings(lane)))
-
-    def rung(self, lane: int) -> bool:
-        """Whether somebody rang or left word since the last `heard`."""
-        return bool(self._quietly(lane, lambda: redis().exists(_rings(lane))))
+    def rings(self, lane: int) -> int:
+        """How often the lane was rung for; always the same while Redis is out of reach."""
+        return int(self._quietly(lane, lambda: redis().get(_rings(lane))) or 0)
 
     def waiting(self, lanes: int) -> list[int]:
-        """Those of the lanes 0 to `lanes` - 1 that were rung for and not heard yet."""
-        counts = self._quietly(0, lambda: redis().mget([_rings(lane) for lane in range(lanes)]))
-        return [lane for lane, count in enumerate(counts or []) if count]
+        """Those of the lanes 0 to `lanes` - 1 that have a bell in the queue."""
+        marks = self._quietly(0, lambda: redis().mget([_waits(lane) for lane in range(lanes)]))
+        return [lane for lane, mark in enumerate(marks or []) if mark]
 
     def _quietly(self, lane: int, command: Callable[[], Any]) -> Any:
         try:
@@ -112,6 +116,10 @@ class Bells:
         except RedisError as error:
             log.warning("bell_out_of_reach", lane=lane, error=str(error))
             return None
+
+
+def _waits(lane: int) -> str:
+    return f"bank:bell:{lane}"
 
 
 def _rings(lane: int) -> str:

@@ -28,6 +28,9 @@ from bank.transactions.waiting import waiters
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 
+# SQLSTATE of a lock that was not had in time.
+LOCK_NOT_AVAILABLE = "55P03"
+
 # How long past its own patience a waiting request may still be at work before its key is taken over.
 _GRACE_SECONDS = 5
 
@@ -88,7 +91,7 @@ def _submit_once(transaction_id: str, intent: Intent, fingerprint: bytes, origin
         return _submit_once(transaction_id, intent, fingerprint, origin, asked)
     except Unavailable as error:
         # The other request with this key has not committed yet, and we waited long enough for it.
-        if asked.key is not None and getattr(error.__cause__.orig, "pgcode", None) == "55P03":  # type: ignore[union-attr]
+        if asked.key is not None and error.sqlstate == LOCK_NOT_AVAILABLE:
             raise IdempotencyInProgress from error
         raise
     counters.accepted(event.type)
@@ -119,7 +122,7 @@ def _replay(stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: 
         if not stored.overdue:
             raise IdempotencyInProgress
         status, body = _outcome(session, stored.transaction_id)
-        store.store_answer(session, origin.actor_id or "", route, key, status, body)
+        status, body = store.store_answer(session, origin.actor_id or "", route, key, status, body)
         return Answer(status, body, stored.transaction_id, replayed=True)
     return Answer(stored.status, stored.body, stored.transaction_id, replayed=True)
 
@@ -132,7 +135,7 @@ def _settle(route: str, origin: Origin, key: str | None, transaction_id: str) ->
     else:
         with unit_of_work() as session:
             status, body = _outcome(session, transaction_id)
-            store.store_answer(session, origin.actor_id or "", route, key, status, body)
+            status, body = store.store_answer(session, origin.actor_id or "", route, key, status, body)
     return Answer(status, body, transaction_id, waited=True)
 
 

@@ -62,16 +62,19 @@ def find_key(session: Session, user_id: str | None, route: str, key: str | None)
     return row[0], StoredAnswer(bytes(row[1]), row[2], row[3], body, bool(row[5]))
 
 
-def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> None:
-    """Keep the answer that a waiting request is about to give, unless another request gave one before."""
-    session.execute(
+def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> tuple[int, bytes]:
+    """Keep the answer that a waiting request is about to give, unless another request gave one before;
+    the answer that is kept."""
+    row = session.execute(
         text(
-            """UPDATE idempotency_keys SET response_status = :status, response_body = :body
+            """UPDATE idempotency_keys
+                  SET response_status = COALESCE(response_status, :status), response_body = COALESCE(response_body, :body)
                 WHERE user_id = CAST(:user_id AS uuid) AND route = :route AND key = :key
-                  AND response_status IS NULL"""
+            RETURNING response_status, response_body"""
         ),
         {"user_id": user_id, "route": route, "key": key, "status": status, "body": body},
-    )
+    ).one()
+    return int(row[0]), bytes(row[1])
 
 
 # One statement takes a transaction in. The transaction id is read first and on purpose: it must be

@@ -90,7 +90,7 @@ def upgrade() -> None:
         sa.Column("lane", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("position", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("candidate", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("candidate_xid", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("candidate_xid", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("lane", name="pk_lanes"),
     )
     op.create_table(

@@ -31,9 +31,10 @@ _FILL = (
               md5((%(accounts)s - 1)::text)::uuid AS target,
               now() - (%(transfers)s - g) * interval '1 minute' AS at
          FROM generate_series(1, %(transfers)s) g""",
-    """INSERT INTO transactions (id, seq, lane, type, status, from_account_id, to_account_id, amount, currency, to_amount, to_currency,
-                                 reference, version, effective_at, created_at, completed_at, from_user_id, to_user_id)
-       SELECT id, seq, seq %% 8, 'transfer', 'completed', source, target, 1, 'USD', 1, 'USD', 'R' || seq, 2, at, at, at, (SELECT id FROM users), (SELECT id FROM users) FROM planned""",
+    """INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
+                                 amount, currency, to_amount, to_currency, reference, version, effective_at, created_at, completed_at)
+       SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq, 2, at, at, at
+         FROM planned p CROSS JOIN users u""",
     """INSERT INTO events (stream_id, version, type, data, recorded_at)
        SELECT id, 1, 'TransactionSubmitted', '{}', at FROM planned""",
     """INSERT INTO audit_logs (entity_type, entity_id, action, details, created_at)

@@ -61,7 +61,7 @@ def cents(amount):
 
 
 # Every example writes to a database: making a failing one smaller would take minutes.
-examples = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], phases=(Phase.explicit, Phase.reuse, Phase.generate))
+examples = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
 @examples

@@ -5,6 +5,7 @@ from datetime import timedelta
 from flask import Flask
 from flask_cors import CORS
 from flask_migrate import Migrate
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from bank import db as database
 from bank.config import Config
@@ -45,6 +46,9 @@ def create_app(config: Config | None = None) -> Flask:
         **docs.SETTINGS,
         **limits.settings(config),
     )
+    if config.trusted_proxies:
+        proxies = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     database.db.init_app(app)
     Migrate(app, database.db, compare_type=True, directory="migrations")
     context.init_app(app)

@@ -92,7 +92,12 @@ class Config:
     )
     batch_size: int = _setting("BANK_BATCH_SIZE", 500, _whole(1, 5_000), "How many transactions a drain posts in one commit, at most.")
     worker_threads: int = _setting("BANK_WORKER_THREADS", 4, _whole(1, 64), "Lanes that one worker process drains at once.")
-    web_threads: int = _setting("BANK_WEB_THREADS", 16, _whole(1, 256), "Requests that one web process answers at once.")
+    web_threads: int = _setting(
+        "BANK_WEB_THREADS",
+        16,
+        _whole(1, 256),
+        "Requests that one web process answers at once; at most half of them wait for an outcome.",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "BANK_CORS_ORIGINS", (), _list, "Origins whose pages may call the API, separated by commas. None by default."
     )
@@ -102,6 +107,12 @@ class Config:
     rate_limit_default: str = _setting("BANK_RATE_LIMIT", "6000 per minute", str, "Requests a caller may make, over all routes.")
     rate_limit_auth: str = _setting(
         "BANK_RATE_LIMIT_AUTH", "60 per minute", str, "Logins and registrations an address may try; the throttle for one user comes on top."
+    )
+    trusted_proxies: int = _setting(
+        "BANK_TRUSTED_PROXIES",
+        0,
+        _whole(0, 10),
+        "How many proxies stand in front of the API: the address of a caller is taken from that many entries of X-Forwarded-For.",
     )
     log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
 

@@ -134,6 +134,12 @@ class IdempotencyKeyReused(Unprocessable):
     code, title = "idempotency_key_reused", "This key was used before with another request"
 
 
+class CurrencyMismatch(Unprocessable):
+    """Money of one currency cannot open an account in another."""
+
+    code, title = "currency_mismatch", "The account holds another currency"
+
+
 class LedgerRefused(Unprocessable):
     """The ledger decided against a transaction. `code` is the failure code, e.g. `insufficient_funds`.
 

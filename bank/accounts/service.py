@@ -171,8 +171,9 @@ def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
     config: Config = current_app.config["BANK"]
     event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
-    for lane in range(config.lanes):
-        account_id = outside_account_id(currency, lane)
+    ids = [outside_account_id(currency, lane) for lane in range(config.lanes)]
+    there = text("SELECT id::text FROM accounts WHERE id = ANY(CAST(:ids AS uuid[]))")
+    for account_id in set(ids) - set(session.execute(there, {"ids": ids}).scalars()):
         if _insert(session, account_id, event, None):
             events.append(session, account_id, 1, event, origin)
 

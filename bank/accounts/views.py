@@ -6,7 +6,9 @@ from uuid import UUID
 from flask import Response, request
 
 from bank.accounts import schemas, service
+from bank.accounts.access import check_teller
 from bank.auth.guard import login_required, origin, principal
+from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import InvalidMoney, parse_amount
 from bank.users.models import Role
@@ -36,6 +38,9 @@ def open_account(body: dict[str, Any]) -> Response:
     user_id = body.get("user_id", caller.id)
     if user_id != caller.id and caller.role == Role.CUSTOMER:
         raise NotFound
+    if user_id != caller.id:
+        with reader() as session:
+            check_teller(session, caller, user_id)
     account = service.open_account(user_id, body["currency"], body.get("name"), origin())
     return resource(service.present(account), service.etag(account), 201, f"/api/v1/accounts/{account.id}")
 
@@ -82,6 +87,9 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     account = service.get(str(account_id), owner_id)
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
         raise Forbidden("Only staff may change the status or the overdraft limit.")
+    if body.keys() & {"status", "overdraft_limit"}:
+        with reader() as session:
+            check_teller(session, principal(), account.user_id)
     if "overdraft_limit" in body:
         try:
             body["overdraft_limit"] = parse_amount(body["overdraft_limit"], account.currency, allow_zero=True)

@@ -74,6 +74,8 @@ def at_time(query: dict[str, Any]) -> Response:
     """The balance that counted at `at`, as the bank knew it at `known_at`"""
     held = service.holder(query["account_id"], _whose_to_read())
     known_at = query.get("known_at")
+    # Taken before the balance is read, and so never later than what was known.
+    now = datetime.now(UTC)
     amount = service.at_time(held.account_id, query["at"], known_at)
     return json_response(
         {
@@ -82,6 +84,6 @@ def at_time(query: dict[str, Any]) -> Response:
             "currency": held.currency,
             "amount": format_amount(amount, held.currency),
             "at": timestamp(query["at"]),
-            "known_at": timestamp(known_at or datetime.now(UTC)),
+            "known_at": timestamp(known_at or now),
         }
     )

@@ -50,6 +50,4 @@ def make_administrator(password: str | None) -> None:
             return
     hashed = passwords.hash(password)
     with unit_of_work() as session:
-        users.create_user(
-            session, username="admin", email="admin@bank.example", password_hash=hashed, role=Role.ADMIN, origin=Origin()
-        )
+        users.create_user(session, username="admin", email="admin@bank.example", password_hash=hashed, role=Role.ADMIN, origin=Origin())

@@ -10,7 +10,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
 
-from bank import create_app
+from bank.config import Config
+from bank.observability import logs
 from bank.processing.queue import QUEUE
 
 log = structlog.get_logger(__name__)
@@ -55,7 +56,8 @@ def command() -> None:
 
     Keep one running, under a supervisor: it ends when Redis goes away. A second one does no harm.
     """
-    config = create_app().config["BANK"]
+    config = Config.from_env()
+    logs.configure(config)
     connection = Redis.from_url(config.redis_url, socket_connect_timeout=2, socket_timeout=5)
     log.info("scheduler_started", ticks=TICKS)
     Clock(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1).run()

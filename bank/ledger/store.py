@@ -339,22 +339,16 @@ def _array(values: Iterable[str]) -> str:
 
 # Where a lane stands is put in as a number and not joined: only then does the planner know that nearly
 # nothing lies behind it, and takes the index whatever its statistics say of pending rows.
-_BEHIND = "FROM transactions WHERE lane = {lane} AND seq > {position} AND status = 'pending'"
-_OVERDUE = f"SELECT {{lane}} WHERE EXISTS (SELECT {_BEHIND} AND created_at <= now() - make_interval(secs => %(seconds)s))"
-_QUEUE = f"SELECT {{lane}}, count(*), EXTRACT(epoch FROM now() - min(created_at)) {_BEHIND} HAVING count(*) > 0"
-
-
-def waiting_lanes(connection: Connection, older_than: float = 0) -> list[int]:
-    """The lanes with a transaction that has been pending for `older_than` seconds or more."""
-    return [row[0] for row in _of_each_lane(connection, _OVERDUE, {"seconds": older_than})]
+_QUEUE = """
+    SELECT {lane}, count(*), EXTRACT(epoch FROM now() - min(created_at)) FROM transactions
+     WHERE lane = {lane} AND seq > {position} AND status = 'pending' HAVING count(*) > 0
+"""
 
 
 def queue(connection: Connection) -> list[tuple[int, int, float]]:
     """The lanes in which transactions wait: lane, how many, and for how many seconds the oldest."""
-    return [(lane, count, float(seconds)) for lane, count, seconds in _of_each_lane(connection, _QUEUE, {})]
-
-
-def _of_each_lane(connection: Connection, query: str, parameters: dict[str, Any]) -> Sequence[Any]:
     lanes = connection.exec_driver_sql("SELECT lane, position FROM lanes ORDER BY lane").fetchall()
-    queries = [query.format(lane=lane, position=position) for lane, position in lanes]
-    return connection.exec_driver_sql(" UNION ALL ".join(queries), parameters).fetchall() if queries else []
+    if not lanes:
+        return []
+    rows = connection.exec_driver_sql(" UNION ALL ".join(_QUEUE.format(lane=lane, position=position) for lane, position in lanes))
+    return [(lane, count, float(seconds)) for lane, count, seconds in rows]

@@ -1,6 +1,7 @@
 """Structured logs: JSON lines in production, coloured ones in development; one line a request."""
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -23,13 +24,13 @@ def configure(config: Config) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if config.env == "production"
-        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     level = logging.getLevelName(config.log_level)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard library; they get the same lines.

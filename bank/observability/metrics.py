@@ -8,7 +8,8 @@ from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 from bank.money import exponent
-from bank.processing.counters import BatchDone, counters
+from bank.processing.counters import Happening, QueueSeen, counters
+from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
 _posted = Counter("bank_transactions_posted_total", "Transactions posted.", ["type"])
@@ -16,12 +17,10 @@ _failed = Counter("bank_transactions_failed_total", "Transactions the ledger ref
 _volume = Counter("bank_volume_total", "Money posted, in units of the currency.", ["currency"])
 _batch = Histogram("bank_batch_size_transactions", "Transactions a commit of the drain.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500))
 _batch_seconds = Histogram("bank_batch_duration_seconds", "From claiming a batch to its commit.")
-_age = Gauge(
-    "bank_queue_oldest_seconds",
-    "How old the oldest transaction of the last batch was.",
-    ["lane"],
-    multiprocess_mode="mostrecent",
+_depth = Gauge(
+    "bank_queue_pending_transactions", "Transactions that wait, by the sweeper's last look.", ["lane"], multiprocess_mode="mostrecent"
 )
+_age = Gauge("bank_queue_oldest_seconds", "How long the oldest of them waits.", ["lane"], multiprocess_mode="mostrecent")
 
 
 def init_app(app: Flask) -> None:
@@ -30,12 +29,18 @@ def init_app(app: Flask) -> None:
     exporter.for_app_factory(
         group_by="endpoint", defaults_prefix=NO_PREFIX, default_latency_as_histogram=True, excluded_paths=["^/metrics"]
     ).init_app(app)
+    limiter.exempt(app.view_functions["prometheus_metrics"])
     counters.listen("metrics", _observe)
 
 
-def _observe(happened: BatchDone | str) -> None:
+def _observe(happened: Happening) -> None:
     if isinstance(happened, str):
         _accepted.labels(happened).inc()
+        return
+    if isinstance(happened, QueueSeen):
+        for lane, (pending, seconds) in happened.lanes.items():
+            _depth.labels(str(lane)).set(pending)
+            _age.labels(str(lane)).set(seconds)
         return
     for kind, count in happened.posted.items():
         _posted.labels(kind).inc(count)
@@ -46,4 +51,3 @@ def _observe(happened: BatchDone | str) -> None:
         _volume.labels(currency).inc(minor / 10 ** exponent(currency))
     _batch.observe(happened.size)
     _batch_seconds.observe(happened.took_seconds)
-    _age.labels(str(happened.lane)).set(happened.oldest_seconds)

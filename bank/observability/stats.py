@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from bank.db import reader
 from bank.ledger import store
 from bank.money import format_amount
-from bank.processing.counters import PROCESS_NAME, BatchDone, add_up, counters
+from bank.processing.counters import PROCESS_NAME, Happening, add_up, counters
 from bank.processing.queue import redis
 
 log = structlog.get_logger(__name__)
@@ -20,8 +20,9 @@ log = structlog.get_logger(__name__)
 _KEY = "bank:counters"
 
 # A process that has not published for this long is gone; its numbers stay in Prometheus.
-_FORGET_SECONDS = 3600.0
+_FORGET_SECONDS = 600.0
 _PUBLISH_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 60.0
 
 
 class Publisher:
@@ -32,7 +33,7 @@ class Publisher:
         self._changed = Event()
         self._thread: Thread | None = None
 
-    def __call__(self, happened: BatchDone | str) -> None:
+    def __call__(self, happened: Happening) -> None:
         self._changed.set()
         # At the first number and not at import: the thread must be born in the process that counts.
         if self._thread is None or not self._thread.is_alive():
@@ -41,7 +42,8 @@ class Publisher:
 
     def _run(self) -> None:
         rest = Event()
-        while self._changed.wait():
+        while True:
+            self._changed.wait(_HEARTBEAT_SECONDS)
             self._changed.clear()
             with self._app.app_context():
                 publish()
@@ -72,10 +74,14 @@ def gather() -> dict[str, Any]:
         published = [json.loads(numbers) for numbers in redis().hvals(_KEY)]
     except RedisError:
         published = [_mine()]
-    live = [numbers for numbers in published if time.time() - numbers["at"] < _FORGET_SECONDS]
+    live = [numbers for numbers in published if _is_live(numbers)]
     totals = add_up(live)
     totals["volume"] = {currency: format_amount(minor, currency) for currency, minor in totals["volume"].items()}
     return {**totals, "queue": _queue(), "processes": sorted(numbers["process"] for numbers in live)}
+
+
+def _is_live(numbers: dict[str, Any]) -> bool:
+    return bool(time.time() - numbers["at"] < _FORGET_SECONDS)
 
 
 def _mine() -> dict[str, Any]:

@@ -30,6 +30,16 @@ class BatchDone:
     took_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """What the sweeper saw waiting: by lane how many, and how many seconds the oldest."""
+
+    lanes: dict[int, tuple[int, float]]
+
+
+Happening = BatchDone | QueueSeen | str
+
+
 class Counters:
     """Numbers that several threads add to. The lock is reentrant, so a listener may read them."""
 
@@ -43,11 +53,10 @@ class Counters:
         self._batches = 0
         self._batched = 0
         self._largest_batch = 0
-        self._last_oldest_seconds = 0.0
-        self._listeners: dict[str, Callable[[BatchDone | str], None]] = {}
+        self._listeners: dict[str, Callable[[Happening], None]] = {}
 
-    def listen(self, name: str, listener: Callable[[BatchDone | str], None]) -> None:
-        """Call `listener` with each BatchDone, and with the type of each accepted transaction.
+    def listen(self, name: str, listener: Callable[[Happening], None]) -> None:
+        """Call `listener` with each BatchDone and QueueSeen, and with the type of each accepted transaction.
 
         It is called with the lock held, so it must be quick. A second one of a name takes the place
         of the first: a process may build several applications and still counts once.
@@ -55,10 +64,10 @@ class Counters:
         with self._lock:
             self._listeners[name] = listener
 
-    def accepted(self, transaction_type: str, count: int = 1) -> None:
-        """Count `count` transactions that a client was told 202 for."""
+    def accepted(self, transaction_type: str) -> None:
+        """Count a transaction that a client was told 202 for."""
         with self._lock:
-            self._accepted[transaction_type] += count
+            self._accepted[transaction_type] += 1
             for listener in self._listeners.values():
                 listener(transaction_type)
 
@@ -71,9 +80,14 @@ class Counters:
             self._batches += 1
             self._batched += batch.size
             self._largest_batch = max(self._largest_batch, batch.size)
-            self._last_oldest_seconds = batch.oldest_seconds
             for listener in self._listeners.values():
                 listener(batch)
+
+    def queue_seen(self, seen: QueueSeen) -> None:
+        """Tell what waits now, also when no batch is ever done."""
+        with self._lock:
+            for listener in self._listeners.values():
+                listener(seen)
 
     def snapshot(self) -> dict[str, Any]:
         """All numbers at one moment, as plain data. Volumes are minor units by currency."""
@@ -87,7 +101,6 @@ class Counters:
                 "batches": self._batches,
                 "batched": self._batched,
                 "largest_batch": self._largest_batch,
-                "last_oldest_seconds": self._last_oldest_seconds,
             }
 
 

@@ -3,8 +3,10 @@
 import structlog
 from flask import current_app
 
+from bank.config import Config
 from bank.db import reader
 from bank.ledger import store
+from bank.processing.counters import QueueSeen, counters
 from bank.processing.processor import Processor
 from bank.processing.queue import bells
 
@@ -22,8 +24,11 @@ def drain(lane: int) -> int:
 
 def sweep() -> list[int]:
     """Ring again for every lane where a row waits too long. Returns the lanes; runs by rq-scheduler."""
+    config: Config = current_app.config["BANK"]
     with reader() as session:
-        lanes = store.waiting_lanes(session.connection(), older_than=_UNHEARD_SECONDS)
+        waiting = {lane: (count, seconds) for lane, count, seconds in store.queue(session.connection())}
+    counters.queue_seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
+    lanes = [lane for lane, (_, seconds) in waiting.items() if seconds >= _UNHEARD_SECONDS]
     for lane in lanes:
         bells.ring(lane, again=True)
     if lanes:

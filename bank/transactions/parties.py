@@ -10,9 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bank.accounts import service as accounts
+from bank.accounts.access import check_teller
 from bank.auth.guard import Principal
 from bank.config import Config
-from bank.errors import Forbidden, NotFound, NotReversible, Unprocessable
+from bank.errors import CurrencyMismatch, Forbidden, NotFound, NotReversible, Unprocessable
 from bank.events.types import Origin
 from bank.money import InvalidMoney, parse_amount
 from bank.transactions.models import TransactionType
@@ -25,6 +26,7 @@ class Party:
 
     account_id: str
     user_id: str
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,7 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
         else:
             opens = kind is TransactionType.CREDIT
             party = _default(session, body["user_id"], body["currency"], origin if opens else None)
-        if caller.role == Role.TELLER and not _is_customer(session, party.user_id):
-            # Who makes money appear must not make it for themselves, or for a colleague.
-            raise Forbidden("Tellers act on customers' accounts.")
+        check_teller(session, caller, party.user_id)
         source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
         return Found(source, target, body["minor"], body["currency"])
 
@@ -90,10 +90,12 @@ def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
             source = _default(session, caller.id, body["currency"], None)
         if "to_account_id" in body:
             target = _account(session, body["to_account_id"], None)
-        elif "to_user_id" in body:
-            target = _default(session, body["to_user_id"], body["currency"], origin)
         else:
-            target = _default(session, _user_named(session, body["to_username"]), body["currency"], origin)
+            user_id = body["to_user_id"] if "to_user_id" in body else _user_named(session, body["to_username"])
+            # Only money of that currency opens an account for it; else anybody could fill another's list with empty ones.
+            if source.currency != body["currency"] and accounts.default_account(session, user_id, body["currency"]) is None:
+                raise CurrencyMismatch
+            target = _default(session, user_id, body["currency"], origin)
         return Found(source, target, body["minor"], body["currency"])
 
     return Intent(TransactionType.TRANSFER, find, **_told(body))
@@ -112,6 +114,8 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
             raise NotFound
         if not staff and caller.id != original.to_user_id:
             raise Forbidden("Only staff, or who received the money, may move it back.")
+        if caller.id != original.to_user_id:
+            check_teller(session, caller, original.from_user_id, original.to_user_id)
         if original.type == TransactionType.ROLLBACK or original.status not in ("completed", "rolled_back"):
             raise NotReversible(f"It is a {original.type} that is {original.status}.")
         # Of what is fully rolled back nothing is left: the ledger will say so to a rollback of the whole.
@@ -121,8 +125,8 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
                 amount = parse_amount(body["amount"], original.currency)
             except InvalidMoney as error:
                 raise Unprocessable.at("/amount", str(error)) from None
-        source = Party(original.to_account_id, original.to_user_id) if original.to_account_id else None
-        target = Party(original.from_account_id, original.from_user_id) if original.from_account_id else None
+        source = Party(original.to_account_id, original.to_user_id, original.currency) if original.to_account_id else None
+        target = Party(original.from_account_id, original.from_user_id, original.currency) if original.from_account_id else None
         return Found(source, target, amount, original.currency, reverses_id=transaction_id)
 
     return Intent(TransactionType.ROLLBACK, find, description=body["reason"])
@@ -139,19 +143,14 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body.get(name) for name in ("description", "reference", "metadata")}
 
 
-_ACCOUNT = "SELECT user_id::text FROM accounts WHERE id = %s::uuid AND kind = 'customer'"
+_ACCOUNT = "SELECT user_id::text, currency FROM accounts WHERE id = %s::uuid AND kind = 'customer'"
 
 
 def _account(session: Session, account_id: str, owner_id: str | None) -> Party:
-    user_id = session.connection().exec_driver_sql(_ACCOUNT, (account_id,)).scalar_one_or_none()
-    if user_id is None or owner_id not in (None, user_id):
+    row = session.connection().exec_driver_sql(_ACCOUNT, (account_id,)).one_or_none()
+    if row is None or owner_id not in (None, row[0]):
         raise NotFound
-    return Party(account_id, user_id)
-
-
-def _is_customer(session: Session, user_id: str) -> bool:
-    query = text("SELECT role = 'customer' FROM users WHERE id = CAST(:id AS uuid)")
-    return bool(session.execute(query, {"id": user_id}).scalar_one())
+    return Party(account_id, *row)
 
 
 def _default(session: Session, user_id: str, currency: str, opener: Origin | None) -> Party:
@@ -161,7 +160,7 @@ def _default(session: Session, user_id: str, currency: str, opener: Origin | Non
         if opener is None:
             raise NotFound(f"There is no default account in {currency}.")
         account_id = accounts.open_in(session, user_id, currency, None, opener, default_only=True)
-    return Party(account_id, user_id)
+    return Party(account_id, user_id, currency)
 
 
 def _user_named(session: Session, username: str) -> str:

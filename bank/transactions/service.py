@@ -263,8 +263,9 @@ def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[An
     """
     query = replace(query, user_id=viewer_id or query.user_id)
     with reader() as session:
-        if query.account_id and query.user_id:
+        if query.account_id:
             owner = text("SELECT user_id::text FROM accounts WHERE id = CAST(:id AS uuid)")
-            if session.execute(owner, {"id": query.account_id}).scalar_one_or_none() != query.user_id:
+            owner_id = session.execute(owner, {"id": query.account_id}).scalar_one_or_none()
+            if owner_id is None or query.user_id not in (None, owner_id):
                 raise NotFound
         return store.history(session, query)

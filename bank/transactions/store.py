@@ -178,7 +178,7 @@ def entries_of(session: Session, transaction_id: str) -> Sequence[Row[Any]]:
 class HistoryQuery:
     """What of history to show: None filters nothing. Amounts are minor units, `since` counts, `until` does not.
 
-    At most one of `account_id` and `user_id`; `before` is the `seq` of the last row of the page before.
+    `account_id` goes before `user_id`; `before` is the `seq` of the last row of the page before.
     """
 
     limit: int

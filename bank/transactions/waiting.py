@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Event, Lock, Thread
+from typing import Any
 
 import psycopg2
 import structlog
@@ -22,6 +23,15 @@ from bank.ledger.store import NOTIFY_CHANNEL
 log = structlog.get_logger(__name__)
 
 _CONNECT_SECONDS = 1.0
+
+# A server that vanishes without a word is noticed after 25 seconds.
+_CONNECTION: dict[str, Any] = {
+    "connect_timeout": 3,
+    "application_name": "bank listener",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 
 class Waiters:
@@ -80,7 +90,7 @@ class Waiters:
 
     def _listen(self, engine: Engine) -> None:
         arguments, options = engine.dialect.create_connect_args(engine.url)
-        connection = psycopg2.connect(*arguments, **options, connect_timeout=3, application_name="bank listener", keepalives_idle=10)
+        connection = psycopg2.connect(*arguments, **{**options, **_CONNECTION})
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -25,6 +25,12 @@ class _StrictParser(FlaskParser):
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE}
 
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        twice = [name for name, values in req.args.lists() if len(values) > 1]
+        if twice:
+            raise Unprocessable(errors=[{"pointer": f"/{name}", "message": "Given twice."} for name in twice])
+        return super().load_querystring(req, schema)
+
     def _raw_load_json(self, req: Request) -> Any:
         # webargs's own takes any JSON, duplicate keys and NaN included, and a body of any other
         # type for none at all.

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import orjson
 from flask import Request, Response
 from flask.json.provider import JSONProvider
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from bank.errors import MalformedRequest, Unprocessable
 
@@ -40,6 +40,13 @@ def json_response(body: Any, status: int = 200) -> Response:
 
 class StrictRequest(Request):
     """A request whose JSON must be JSON and say so."""
+
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        data = super().get_data(*args, **kwargs)
+        # A chunked body names no length; werkzeug cuts it at the limit and says nothing.
+        if self.content_length is None and self.max_content_length is not None and len(data) >= self.max_content_length:
+            raise RequestEntityTooLarge
+        return data
 
     def on_json_loading_failed(self, e: ValueError | None) -> NoReturn:
         if e is None:

@@ -19,6 +19,10 @@ from bank.web.body import storable
 _RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
 
 
+# Characters that make a text look like another (Unicode TR 36, 3.2).
+_TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
 class StrictSchema(Schema):
     """The parent of every request schema: unknown fields are refused, never ignored."""
 
@@ -49,6 +53,8 @@ class Text(fields.String):
         text = unicodedata.normalize("NFC", value)
         if not storable(text) or any(unicodedata.category(char) == "Cc" and not (self.lines and char == "\n") for char in text):
             raise ValidationError("Holds a control character.")
+        if _TURNS.search(text) or (self.least and not text.strip()):
+            raise ValidationError("Is blank, or holds a character that turns the direction of text.")
         if not self.least <= len(text) <= self.most:
             raise ValidationError(f"Must be {self.least} to {self.most} characters long.")
         if self.pattern and not self.pattern.fullmatch(text):

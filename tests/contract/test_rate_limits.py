@@ -40,3 +40,16 @@ def test_the_limit_is_told_in_headers_and_as_a_problem(limited: Flask, carol: Pe
     status, headers = get(limited, carol.token, "192.0.2.9")
     assert status == 429 and int(headers["Retry-After"]) > 0
     assert headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("proxies", "address"), [(0, "192.0.2.1"), (1, "203.0.113.5")])
+def test_the_address_is_that_of_the_peer_or_what_trusted_proxies_say(
+    config: Config, alice: Person, auditor: Person, proxies: int, address: str
+) -> None:
+    app = create_app(replace(config, trusted_proxies=proxies))
+    headers = {"Authorization": f"Bearer {alice.token}", "X-Forwarded-For": "198.51.100.1, 203.0.113.5"}
+    opened = app.test_client().post(
+        "/api/v1/accounts", json={"currency": "USD"}, headers=headers, environ_base={"REMOTE_ADDR": "192.0.2.1"}
+    )
+    rows = auditor.get(f"/audit-logs?entity_type=account&entity_id={opened.json['id']}").json["data"]
+    assert [row["address"] for row in rows] == [address]

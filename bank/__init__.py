@@ -1,33 +1,38 @@
 """bank: double-entry money behind an HTTP API."""
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from flask import Flask
-from flask_cors import CORS
-from flask_migrate import Migrate
-from werkzeug.middleware.proxy_fix import ProxyFix
+if TYPE_CHECKING:
+    from flask import Flask
 
-from bank import db as database
-from bank.config import Config
-from bank.web.api import Api
+    from bank.config import Config
 
 
-def create_app(config: Config | None = None) -> Flask:
+def create_app(config: "Config | None" = None) -> "Flask":
     """A configured application. Connects to nothing: the first request or job does.
 
     Raises ConfigError when `config` is not given and the environment is not usable.
     """
+    # Imported here and not above: whoever needs only a part of the package, as the supervisor does, starts sooner.
+    from flask import Flask
+    from flask_cors import CORS
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    from bank import db as database
     from bank.accounts.views import blp as accounts
     from bank.audit.views import blp as audit
     from bank.auth import tokens
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
+    from bank.config import Config
     from bank.imports import models as _imports  # noqa: F401 - has no views, and the migrations must know its tables
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
     from bank.web import body, context, docs, limits, problems
+    from bank.web.api import Api
 
     config = config or Config.from_env()
     logs.configure(config)
@@ -50,7 +55,6 @@ def create_app(config: Config | None = None) -> Flask:
         proxies = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     database.db.init_app(app)
-    Migrate(app, database.db, compare_type=True, directory="migrations")
     context.init_app(app)
     logs.init_app(app)
     problems.init_app(app)

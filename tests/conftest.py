@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from bank import create_app, embedded
 from bank.auth import passwords, tokens
-from bank.cli.migrate import add_lanes
+from bank.cli.migrate import add_lanes, bind
 from bank.config import Config
 from bank.db import unit_of_work
 from bank.events.types import Origin
@@ -74,7 +74,8 @@ def app(config: Config) -> Flask:
 
     app = create_app(config)
     with app.app_context():
-        upgrade(directory=str(Path(app.root_path).parent / "migrations"))
+        bind(app)
+        upgrade()
         add_lanes(config)
     return app
 

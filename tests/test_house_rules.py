@@ -15,6 +15,7 @@ from flask_migrate import downgrade, upgrade
 from sqlalchemy import CheckConstraint, inspect, make_url
 
 from bank import create_app
+from bank.cli.migrate import bind
 from bank.config import Config
 from bank.db import db
 from bank.web.api import Blueprint
@@ -135,6 +136,7 @@ def empty_app(config: Config) -> Iterator[object]:
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
         app = create_app(replace(config, database_url=server.set(database=name).render_as_string(hide_password=False)))
+        bind(app)
         with app.app_context():
             yield app
             db.engine.dispose()

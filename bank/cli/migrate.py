@@ -4,14 +4,15 @@ import os
 from pathlib import Path
 
 import click
-from flask_migrate import upgrade
+from flask import Flask
+from flask_migrate import Migrate, upgrade
 from sqlalchemy import text
 
 from bank import create_app
 from bank.accounts.service import ensure_all_outside
 from bank.auth import passwords
 from bank.config import Config
-from bank.db import unit_of_work
+from bank.db import db, unit_of_work
 from bank.events.types import Origin
 from bank.users import service as users
 from bank.users.models import Role
@@ -26,9 +27,15 @@ def command() -> None:
     """
     app = create_app()
     with app.app_context():
-        upgrade(directory=str(Path(app.root_path).parent / "migrations"))
+        bind(app)
+        upgrade()
         add_lanes(app.config["BANK"])
         make_administrator(os.environ.get("BANK_ADMIN_PASSWORD"))
+
+
+def bind(app: Flask) -> None:
+    """Let flask-migrate find the application's database and the migrations. Only who migrates pays for loading Alembic."""
+    Migrate(app, db, compare_type=True, directory=str(Path(app.root_path).parent / "migrations"))
 
 
 def add_lanes(config: Config) -> None:

@@ -56,7 +56,6 @@ class Processor:
         done, deadline = 0, time.monotonic() + _TURN_SECONDS
         with self._app.app_context():
             while True:
-                bells.heard(lane)
                 rings = bells.rings(lane)
                 size = drain_once(lane)
                 # None: another drain has the lane. It looks at the rings after it let go, and whoever
@@ -64,11 +63,15 @@ class Processor:
                 if size is None:
                     return done
                 done += size
-                if size < config.batch_size and bells.rings(lane) == rings:
-                    return done
                 if self._stopping.is_set() or time.monotonic() > deadline:
-                    bells.ring(lane)
+                    bells.ring(lane, again=True)
                     return done
+                if size < config.batch_size and bells.rings(lane) == rings:
+                    # While the drain worked, whoever rang was only counted. From here on a ring puts a
+                    # new bell into the queue; one that came just before is seen by this last look.
+                    bells.heard(lane)
+                    if bells.rings(lane) == rings:
+                        return done
 
 
 def drain_once(lane: int) -> int | None:

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 # A worker on several queues pops without atomicity and can lose a job when it is killed: one queue a worker.
 QUEUE = "bank"
 
-# How long a bell that is in the queue keeps others for its lane out, should nobody answer it.
+# How long a bell keeps others for its lane out of the queue, should nobody answer it or its worker be killed.
 _MARK_SECONDS = 5
 
 # After Redis failed, rings are left to the sweeper for this long: every request paying the timeout
@@ -60,9 +60,9 @@ def queue() -> Queue:
 class Bells:
     """Rings for lanes, and tells a drain whether somebody rang since it looked.
 
-    Redis holds two things for each lane: a mark as long as a bell waits in the queue, so that there is
-    one at most, and the number of rings. A drain compares the number before its claim with that
-    after it let the lane go: a bell may be answered meanwhile by a worker that finds the lane taken.
+    Redis holds two things for each lane: a mark from when a bell is put into the queue until its drain
+    ends, so that there is one at most, and the number of rings. A drain compares the number before its
+    claim with that after it let the lane go, and so sees who rang in between.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Bells:
         return True
 
     def heard(self, lane: int) -> None:
-        """The lane's bell is out of the queue: who rings from now on puts a new one in."""
+        """The lane's bell is answered: who rings from now on puts a new one into the queue."""
         self._quietly(lane, lambda: redis().delete(_waits(lane)))
 
     def rings(self, lane: int) -> int:
@@ -106,7 +106,7 @@ class Bells:
         return int(self._quietly(lane, lambda: redis().get(_rings(lane))) or 0)
 
     def waiting(self, lanes: int) -> list[int]:
-        """Those of the lanes 0 to `lanes` - 1 that have a bell in the queue."""
+        """Those of the lanes 0 to `lanes` - 1 that were rung for and not drained since."""
         marks = self._quietly(0, lambda: redis().mget([_waits(lane) for lane in range(lanes)]))
         return [lane for lane, mark in enumerate(marks or []) if mark]
 

@@ -54,7 +54,6 @@ def test_while_a_bell_waits_in_the_queue_there_is_no_second_however_busy_the_lan
     lane = lane_of(account_id, 4)
     for _ in range(10):
         alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
-        # The bell's job is not taken out of the queue by the drain, so it is still there.
         processing.drain_once(lane)
     assert waiting_jobs() == [("bank.processing.tasks.drain", [lane])]
 

@@ -40,7 +40,8 @@ class Processor:
         config: Config = self._app.config["BANK"]
         with self._app.app_context():
             waiting = bells.waiting(config.lanes)
-        return sum(self._pool.map(self._drain_lane, dict.fromkeys([lane, *waiting])))
+        lanes = dict.fromkeys([lane, *waiting])
+        return sum(self._pool.map(self._drain_lane, lanes, [which == lane for which in lanes]))
 
     def stop(self) -> None:
         """Let drains end after the batch they are at; what is left is rung for again."""
@@ -51,26 +52,29 @@ class Processor:
         self.stop()
         self._pool.shutdown()
 
-    def _drain_lane(self, lane: int) -> int:
+    def _drain_lane(self, lane: int, marked: bool) -> int:
+        # `marked`: this is the lane whose bell we answer, so its mark is ours to take away. The bells of the
+        # lanes that are helped are in the queue still: unmarked, each would get a second one there.
         config: Config = self._app.config["BANK"]
         done, deadline = 0, time.monotonic() + _TURN_SECONDS
         with self._app.app_context():
             while True:
                 rings = bells.rings(lane)
                 size = drain_once(lane)
-                # None: another drain has the lane. It looks at the rings after it let go, and whoever
-                # rang before this moment is counted by then, so that drain will look once more.
-                if size is None:
-                    return done
-                done += size
-                if self._stopping.is_set() or time.monotonic() > deadline:
+                done += size or 0
+                if size is not None and (self._stopping.is_set() or time.monotonic() > deadline):
                     bells.ring(lane, again=True)
                     return done
-                if size < config.batch_size and bells.rings(lane) == rings:
+                # None: another drain has the lane. It looks at the rings after it let go, and whoever
+                # rang before this moment is counted by then, so that drain will look once more.
+                if size is None or (size < config.batch_size and bells.rings(lane) == rings):
+                    if not marked:
+                        return done
                     # While the drain worked, whoever rang was only counted. From here on a ring puts a
                     # new bell into the queue; one that came just before is seen by this last look.
                     bells.heard(lane)
-                    if bells.rings(lane) == rings:
+                    marked = False
+                    if size is not None and bells.rings(lane) == rings:
                         return done
 
 

@@ -96,6 +96,27 @@ def test_one_bell_makes_the_pool_drain_every_lane_that_was_rung_for(person: Call
     assert {saver.get("/balances/current").json["data"][0]["amount"] for saver in people} == {"1.00"}
 
 
+def test_a_lane_that_another_lanes_bell_helps_keeps_its_own_and_gets_no_second(person: Callable[..., Person], processor: Processor) -> None:
+    people = [person(f"saver{number}") for number in range(8)]
+    accounts = [saver.open_account()["id"] for saver in people]
+    for _ in range(3):
+        for saver, account_id in zip(people, accounts, strict=True):
+            saver.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+        mine = min(lane for _, [lane] in waiting_jobs())
+        processor.drain(mine)
+    others = [lane for _, [lane] in waiting_jobs() if lane != mine]
+    assert len(others) == len(set(others)) > 0
+
+
+def test_a_bell_answered_where_the_lane_is_taken_leaves_no_mark(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    bells.ring(2)
+    queue().empty()
+    monkeypatch.setattr(processing, "drain_once", lambda lane: None)
+    assert processor.drain(2) == 0
+    bells.ring(2)
+    assert waiting_jobs() == [("bank.processing.tasks.drain", [2])], "the next ring must be heard at once, not when the mark runs out"
+
+
 def test_a_drain_that_is_to_stop_rings_for_what_it_leaves(alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     account_id = str(alice.open_account()["id"])
     lane = lane_of(account_id, 4)

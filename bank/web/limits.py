@@ -16,7 +16,13 @@ def _caller() -> str:
     return identify() or get_remote_address()
 
 
-limiter = Limiter(key_func=_caller, headers_enabled=True)
+def _default() -> str:
+    # Asked at each request: what init_app finds in the first application's configuration, it keeps for all others.
+    config: Config = current_app.config["BANK"]
+    return config.rate_limit_default
+
+
+limiter = Limiter(key_func=_caller, default_limits=[_default], headers_enabled=True)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -28,7 +34,6 @@ def settings(config: Config) -> dict[str, Any]:
         "RATELIMIT_STORAGE_URI": config.redis_url,
         "RATELIMIT_STORAGE_OPTIONS": options,
         "RATELIMIT_STRATEGY": "fixed-window",
-        "RATELIMIT_DEFAULT": config.rate_limit_default,
         "RATELIMIT_DEFAULTS_PER_METHOD": False,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
         "RATELIMIT_HEADER_LIMIT": "RateLimit-Limit",

@@ -7,12 +7,14 @@ from flask import Flask
 
 from bank import create_app
 from bank.config import Config
+from bank.web.limits import limiter
 from tests.conftest import Person
 
 
 @pytest.fixture
-def limited(config: Config) -> Flask:
-    """The application with a limit that is soon reached, on the same database."""
+def limited(app: Flask, config: Config, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """A second application in this process, with a limit that is soon reached, on the same database."""
+    monkeypatch.setattr(limiter, "enabled", True)  # put back at the end: the limiter is the process's, and `app` has none
     return create_app(replace(config, rate_limit_enabled=True, rate_limit_default="5 per hour"))
 
 

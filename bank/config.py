@@ -88,7 +88,11 @@ class Config:
         "Customers may credit their own accounts: play money for development, refused in production.",
     )
     lanes: int = _setting(
-        "BANK_LANES", 8, _whole(1, 256), "Over how many lanes the posting is spread. May be raised at any time; lanes that hold rows stay."
+        "BANK_LANES",
+        2,
+        _whole(1, 256),
+        "Over how many lanes the posting is spread: about one for each core that posts. May be raised at any time; "
+        "lanes that hold rows stay.",
     )
     batch_size: int = _setting("BANK_BATCH_SIZE", 500, _whole(1, 5_000), "How many transactions a drain posts in one commit, at most.")
     worker_threads: int = _setting("BANK_WORKER_THREADS", 4, _whole(1, 64), "Lanes that one worker process drains at once.")

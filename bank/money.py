@@ -4,7 +4,6 @@ Text becomes minor units here and nowhere else, and becomes text again here and 
 """
 
 import re
-from dataclasses import dataclass
 from functools import cache
 
 import iso4217
@@ -20,17 +19,6 @@ _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 class InvalidMoney(ValueError):
     """The text is not an amount of this currency. The message is fit for a client."""
-
-
-@dataclass(frozen=True, slots=True)
-class Money:
-    """`minor` minor units (e.g. cents) of `currency` (ISO 4217, upper case)."""
-
-    minor: int
-    currency: str
-
-    def __str__(self) -> str:
-        return f"{format_amount(self.minor, self.currency)} {self.currency}"
 
 
 @cache

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from flask import current_app
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.accounts.models import AccountKind
 from bank.audit import service as audit
-from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.errors import AccountClosed, BalanceBelowLimit, BalanceNotZero, NotFound, PreconditionFailed
 from bank.events import store as events
@@ -169,9 +167,9 @@ def default_account(session: Session, user_id: str, currency: str) -> str | None
 
 def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
-    config: Config = current_app.config["BANK"]
     event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
-    ids = [outside_account_id(currency, lane) for lane in range(config.lanes)]
+    # The lanes that there are, and not those of our own setting: while it is raised, another process may know more of them.
+    ids = [outside_account_id(currency, lane) for lane in session.execute(text("SELECT lane FROM lanes ORDER BY lane")).scalars()]
     there = text("SELECT id::text FROM accounts WHERE id = ANY(CAST(:ids AS uuid[]))")
     for account_id in set(ids) - set(session.execute(there, {"ids": ids}).scalars()):
         if _insert(session, account_id, event, None):

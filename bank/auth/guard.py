@@ -27,11 +27,6 @@ class Principal:
     login_id: str
 
     @property
-    def is_staff(self) -> bool:
-        """Whether they act on customers' money: tellers and admins."""
-        return self.role in (Role.TELLER, Role.ADMIN)
-
-    @property
     def may_read_all(self) -> bool:
         """Whether they read everything of everybody: auditors and admins. A teller reads customers only."""
         return self.role in (Role.AUDITOR, Role.ADMIN)

@@ -23,6 +23,7 @@ class FailureCode(StrEnum):
     ALREADY_ROLLED_BACK = "already_rolled_back"  # nothing of the original is left to move back
     AMOUNT_EXCEEDS_ORIGINAL = "amount_exceeds_original"  # more than what is left of the original
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"  # a balance would leave the range of the ledger
+    INTERNAL_ERROR = "internal_error"  # not a decision: it could not be written, so nothing moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ again and nothing waits long: the sweeper rings for whatever was not heard.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -26,8 +26,11 @@ log = structlog.get_logger(__name__)
 # A worker on several queues pops without atomicity and can lose a job when it is killed: one queue a worker.
 QUEUE = "bank"
 
-# How long a bell keeps others for its lane out of the queue, should nobody answer it or its worker be killed.
+# How long a mark keeps bells for its lane out of the queue, should nobody answer it or its worker be killed.
 _MARK_SECONDS = 5
+
+# In the place of a number of rings: more than any drain has answered, so there is work left.
+UNANSWERED = -1
 
 # After Redis failed, rings are left to the sweeper for this long: every request paying the timeout
 # of a dead Redis would take the API down with it.
@@ -60,9 +63,11 @@ def queue() -> Queue:
 class Bells:
     """Rings for lanes, and tells a drain whether somebody rang since it looked.
 
-    Redis holds two things for each lane: a mark from when a bell is put into the queue until its drain
-    ends, so that there is one at most, and the number of rings. A drain compares the number before its
-    claim with that after it let the lane go, and so sees who rang in between.
+    Redis holds two things for each lane: the number of rings, and a mark that says that somebody will
+    look at that number: a bell waits in the queue, or a drain is awake. Who rings counts and marks in
+    one step, and puts a bell into the queue if there was no mark. A drain takes the marks of the
+    lanes that have none, so that for as long as it is awake rings are only counted; when it ends it takes its
+    marks away and looks at the numbers a last time.
     """
 
     def __init__(self) -> None:
@@ -77,10 +82,10 @@ class Bells:
         if time.monotonic() < self._resting_until:
             return False
         try:
-            with redis().pipeline(transaction=False) as pipeline:
+            with redis().pipeline() as pipeline:
                 pipeline.incr(_rings(lane))
                 # The mark ends by itself: a bell that a killed worker took with it must not silence the lane.
-                pipeline.set(_waits(lane), 1, nx=not again, ex=_MARK_SECONDS)
+                pipeline.set(_mark(lane), 1, nx=not again, ex=_MARK_SECONDS)
                 _, marked = pipeline.execute()
             if marked:
                 queue().enqueue(
@@ -97,28 +102,41 @@ class Bells:
             return False
         return True
 
-    def heard(self, lane: int) -> None:
-        """The lane's bell is answered: who rings from now on puts a new one into the queue."""
-        self._quietly(lane, lambda: redis().delete(_waits(lane)))
+    def rings(self, lanes: Sequence[int]) -> dict[int, int]:
+        """How often each of the lanes was rung for; always the same while Redis is out of reach."""
+        counts = self._quietly(lambda: redis().mget([_rings(lane) for lane in lanes])) or [0] * len(lanes)
+        return {lane: int(count or 0) for lane, count in zip(lanes, counts, strict=True)}
 
-    def rings(self, lane: int) -> int:
-        """How often the lane was rung for; always the same while Redis is out of reach."""
-        return int(self._quietly(lane, lambda: redis().get(_rings(lane))) or 0)
+    def take(self, lanes: Sequence[int]) -> set[int]:
+        """Mark those of the lanes that have no mark, and return them: rings for them are only counted now, and
+        the caller answers them until it puts the lanes back."""
 
-    def waiting(self, lanes: int) -> list[int]:
-        """Those of the lanes 0 to `lanes` - 1 that were rung for and not drained since."""
-        marks = self._quietly(0, lambda: redis().mget([_waits(lane) for lane in range(lanes)]))
-        return [lane for lane, mark in enumerate(marks or []) if mark]
+        def mark() -> list[Any]:
+            with redis().pipeline() as pipeline:
+                for lane in lanes:
+                    pipeline.set(_mark(lane), 1, nx=True, ex=_MARK_SECONDS)
+                return pipeline.execute()
 
-    def _quietly(self, lane: int, command: Callable[[], Any]) -> Any:
+        marks = self._quietly(mark) or [None] * len(lanes)
+        return {lane for lane, marked in zip(lanes, marks, strict=True) if marked}
+
+    def put_back(self, lanes: Collection[int], heard: Mapping[int, int]) -> None:
+        """Take the marks of these lanes away, and ring for all that were rung for since `heard`, the rings answered."""
+        # Who rings from here on puts a bell into the queue; one that came just before is seen by this last look.
+        self._quietly(lambda: redis().delete(*(_mark(lane) for lane in lanes)))
+        for lane, count in self.rings(list(heard)).items():
+            if count != heard[lane]:
+                self.ring(lane)
+
+    def _quietly(self, command: Callable[[], Any]) -> Any:
         try:
             return command()
         except RedisError as error:
-            log.warning("bell_out_of_reach", lane=lane, error=str(error))
+            log.warning("bells_out_of_reach", error=str(error))
             return None
 
 
-def _waits(lane: int) -> str:
+def _mark(lane: int) -> str:
     return f"bank:bell:{lane}"
 
 

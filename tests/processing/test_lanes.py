@@ -150,6 +150,45 @@ def test_a_batch_that_lost_its_lane_writes_nothing(alice: Person, post_all: Call
             ledger.write(sleeper, claimed, states, decide(commands, states.accounts, states.originals))
 
 
+@pytest.fixture
+def refused_by_the_database(app: Flask) -> Iterator[str]:
+    """A description that no entry's transaction may have: the database refuses to write what decides for it."""
+    marked = f"poison-{new_id()}"
+    with app.app_context():
+        with unit_of_work() as session:
+            session.execute(
+                text(
+                    f"""CREATE FUNCTION refuse_marked() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        IF EXISTS (SELECT FROM transactions WHERE id = NEW.transaction_id AND description = '{marked}') THEN
+                            RAISE EXCEPTION 'refused' USING ERRCODE = 'data_exception';
+                        END IF;
+                        RETURN NEW; END $$"""
+                )
+            )
+            session.execute(text("CREATE TRIGGER refuse_marked BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION refuse_marked()"))
+        yield marked
+        with unit_of_work() as session:
+            session.execute(text("DROP TRIGGER refuse_marked ON entries"))
+            session.execute(text("DROP FUNCTION refuse_marked()"))
+
+
+def test_a_transaction_that_cannot_be_written_fails_alone_and_stops_nobody_behind_it(
+    alice: Person, post_all: Callable[[], None], refused_by_the_database: str
+) -> None:
+    account_id = fund(alice, post_all)
+    body = {"account_id": account_id, "amount": "1.00", "currency": "USD"}
+    descriptions = ["before", refused_by_the_database, "behind"]
+    ids = [alice.post("/transactions/debit", {**body, "description": description}).json["id"] for description in descriptions]
+    assert drain_once(lane_of(account_id, LANES)) == 3
+    outcomes = [alice.get(f"/transactions/{transaction_id}").json for transaction_id in ids]
+    assert [(outcome["status"], outcome["failure_code"], len(outcome["entries"])) for outcome in outcomes] == [
+        ("completed", None, 2),
+        ("failed", "internal_error", 0),
+        ("completed", None, 2),
+    ]
+    assert alice.get(f"/accounts/{account_id}").json["balance"] == "98.00"
+
+
 def test_drains_of_all_lanes_at_once_meet_on_two_accounts_without_deadlock(
     app: Flask, alice: Person, bob: Person, post_all: Callable[[], None]
 ) -> None:

@@ -13,7 +13,8 @@ import pytest
 from tests.acceptance.reference import Year
 from tests.processes import ROOT, Bank, Client, query
 
-THREADS = 4
+# More than gunicorn has processes by far: with fewer, clients and bank wait for each other.
+THREADS = 8
 
 
 @pytest.fixture(scope="session")

@@ -70,8 +70,8 @@ def fill(environ: Mapping[str, str]) -> None:
             WHERE indrelid::regclass::text IN ('transactions', 'entries', 'events', 'audit_logs')
               AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)""",
     )
-    makes = [f"DROP INDEX {name}" for name, _ in indexes], [definition for _, definition in indexes]
-    for statement in (*makes[0], *_FILL, *makes[1], "ANALYZE"):
+    dropped, made = [f"DROP INDEX {name}" for name, _ in indexes], [definition for _, definition in indexes]
+    for statement in (*dropped, *_FILL, *made, "ANALYZE"):
         query(patient, statement, accounts=ACCOUNTS, transfers=TRANSFERS)
 
 

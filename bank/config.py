@@ -91,8 +91,8 @@ class Config:
         "BANK_LANES",
         2,
         _whole(1, 256),
-        "Over how many lanes the posting is spread: about one for each core that posts. May be raised at any time; "
-        "lanes that hold rows stay.",
+        "Over how many lanes the posting is spread: about one for each core that posts. May be raised at any time, by "
+        "`bank migrate` first; lanes that hold rows stay.",
     )
     batch_size: int = _setting("BANK_BATCH_SIZE", 500, _whole(1, 5_000), "How many transactions a drain posts in one commit, at most.")
     worker_threads: int = _setting("BANK_WORKER_THREADS", 4, _whole(1, 64), "Lanes that one worker process drains at once.")

@@ -11,6 +11,7 @@ from bank.db import reader, unit_of_work
 from bank.errors import AccountClosed, BalanceBelowLimit, BalanceNotZero, NotFound, PreconditionFailed
 from bank.events import store as events
 from bank.events.types import AccountChanged, AccountOpened, Origin
+from bank.ledger import store as ledger
 from bank.ledger.system import outside_account_id
 from bank.money import format_amount
 from bank.web.context import new_id
@@ -169,7 +170,7 @@ def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
     event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
     # The lanes that there are, and not those of our own setting: while it is raised, another process may know more of them.
-    ids = [outside_account_id(currency, lane) for lane in session.execute(text("SELECT lane FROM lanes ORDER BY lane")).scalars()]
+    ids = [outside_account_id(currency, lane) for lane in ledger.lanes(session.connection())]
     there = text("SELECT id::text FROM accounts WHERE id = ANY(CAST(:ids AS uuid[]))")
     for account_id in set(ids) - set(session.execute(there, {"ids": ids}).scalars()):
         if _insert(session, account_id, event, None):

@@ -87,9 +87,8 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     account = service.get(str(account_id), owner_id)
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
         raise Forbidden("Only staff may change the status or the overdraft limit.")
-    if body.keys() & {"status", "overdraft_limit"}:
-        with reader() as session:
-            check_teller(session, principal(), account.user_id)
+    with reader() as session:
+        check_teller(session, principal(), account.user_id)
     if "overdraft_limit" in body:
         try:
             body["overdraft_limit"] = parse_amount(body["overdraft_limit"], account.currency, allow_zero=True)

@@ -138,17 +138,26 @@ def historical(held: Holder, since: datetime, until: datetime, interval: str) ->
         if interval == "hour"
         else "sum(credits), sum(debits), sum(count)"
     )
+    # One statement: a batch that is posted between two would be in the steps and not in the opening.
     with reader() as session:
         rows = session.execute(
             text(
-                f"""SELECT date_trunc('{interval}', CAST({column} AS timestamptz)), {sums} FROM {table}
-                     WHERE account_id = :account AND {column} >= CAST(:first AS timestamptz)
-                       AND {column} < CAST(:last AS timestamptz) GROUP BY 1"""
+                f"""SELECT opening.balance, moved.* FROM ({_AT}) AS opening (balance) LEFT JOIN (
+                        SELECT date_trunc('{interval}', CAST({column} AS timestamptz)), {sums} FROM {table}
+                         WHERE account_id = :account AND {column} >= CAST(:first AS timestamptz)
+                           AND {column} < CAST(:last AS timestamptz) GROUP BY 1) AS moved (step, credits, debits, count) ON true"""
             ),
-            {"account": held.account_id, "first": first, "last": last},
+            {
+                "account": held.account_id,
+                "first": first,
+                "last": last,
+                "day": _floor(first, "day"),
+                "at": first - timedelta(microseconds=1),
+                "version": None,
+            },
         ).all()
-    moved = {row[0]: (int(row[1] or 0), int(row[2] or 0), int(row[3])) for row in rows}
-    balance = at_time(held.account_id, first - timedelta(microseconds=1), None)
+    moved = {row.step: (int(row.credits or 0), int(row.debits or 0), int(row[4])) for row in rows if row.step is not None}
+    balance = int(rows[0].balance)
     result = []
     for step in steps:
         credits, debits, count = moved.get(step, (0, 0, 0))

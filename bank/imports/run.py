@@ -15,15 +15,17 @@ from sqlalchemy.orm import Session
 from bank.accounts.many import open_many
 from bank.audit import service as audit
 from bank.config import Config
-from bank.db import unit_of_work
+from bank.db import reader, unit_of_work
 from bank.events.types import Origin, TransactionSubmitted
 from bank.imports import store
 from bank.imports.lines import Line, Lines, Refused, chunks
 from bank.imports.records import Unusable
 from bank.imports.screening import Account, Repeated, new_accounts, references, screen
 from bank.imports.source import Source, Watch
+from bank.ledger import store as ledger
 from bank.ledger.system import lane_of
 from bank.processing.processor import drain_once
+from bank.processing.queue import bells
 from bank.transactions.many import submit_many
 from bank.transactions.models import TransactionType
 from bank.web.context import new_id
@@ -156,10 +158,15 @@ class Run:
 
     def _drain_all(self) -> None:
         """Drain until nothing of ours can wait any more, whoever drained it."""
-        # All lanes and not only those of this run: an earlier one may have been killed.
-        lanes = set(range(self._lanes))
-        while lanes := {lane for lane in lanes if not self._empty(lane)}:
+        # All lanes that there are and not only those of this run: an earlier one may have been killed, and had more of them.
+        with reader() as session:
+            lanes = ledger.lanes(session.connection())
+        waiting = set(lanes)
+        while waiting := {lane for lane in waiting if not self._empty(lane)}:
             time.sleep(_LANE_PAUSE_SECONDS)
+        # A worker that found a lane taken by us has left it to us, and we do not look at the rings.
+        for lane in lanes:
+            bells.ring(lane)
 
     def _empty(self, lane: int) -> bool:
         """Drain what waits in a lane. False when another drain has it, so that one must look again."""

@@ -337,6 +337,11 @@ def _array(values: Iterable[str]) -> str:
     return "{" + ",".join(values) + "}"
 
 
+def lanes(connection: Connection) -> list[int]:
+    """The lanes that there are, in order. A lane that is not there is drained by nobody."""
+    return list(connection.exec_driver_sql("SELECT lane FROM lanes ORDER BY lane").scalars())
+
+
 # Where a lane stands is put in as a number and not joined: only then does the planner know that nearly
 # nothing lies behind it, and takes the index whatever its statistics say of pending rows.
 _QUEUE = """
@@ -347,8 +352,8 @@ _QUEUE = """
 
 def queue(connection: Connection) -> list[tuple[int, int, float]]:
     """The lanes in which transactions wait: lane, how many, and for how many seconds the oldest."""
-    lanes = connection.exec_driver_sql("SELECT lane, position FROM lanes ORDER BY lane").fetchall()
-    if not lanes:
+    positions = connection.exec_driver_sql("SELECT lane, position FROM lanes ORDER BY lane").fetchall()
+    if not positions:
         return []
-    rows = connection.exec_driver_sql(" UNION ALL ".join(_QUEUE.format(lane=lane, position=position) for lane, position in lanes))
+    rows = connection.exec_driver_sql(" UNION ALL ".join(_QUEUE.format(lane=lane, position=position) for lane, position in positions))
     return [(lane, count, float(seconds)) for lane, count, seconds in rows]

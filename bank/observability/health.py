@@ -1,11 +1,12 @@
 """`/health/live` and `/health/ready`: is the process there, and can it do its work."""
 
-from flask import Flask, Response
+from flask import Flask, Response, current_app
 from redis.exceptions import RedisError
-from sqlalchemy import text
 
+from bank.config import Config
 from bank.db import reader
 from bank.errors import Unavailable
+from bank.ledger import store
 from bank.processing.queue import redis
 from bank.web.body import json_response
 from bank.web.limits import limiter
@@ -23,12 +24,14 @@ def live() -> Response:
 
 
 def ready() -> Response:
-    """PostgreSQL can be reached, so money can be accepted. Redis is told of and no condition: without it
-    transactions are accepted all the same and posted as soon as a sweeper rings."""
+    """PostgreSQL can be reached and has the lanes that this process would fill, so money can be accepted. Redis is told of
+    and no condition: without it transactions are accepted all the same and posted as soon as a sweeper rings."""
+    config: Config = current_app.config["BANK"]
     checks = {"database": "ok", "redis": "ok"}
     try:
         with reader() as session:
-            session.execute(text("SELECT 1"))
+            if len(store.lanes(session.connection())) < config.lanes:
+                checks["database"] = "has fewer lanes than BANK_LANES: run `bank migrate`"
     except Unavailable:
         checks["database"] = "unavailable"
     try:

@@ -2,20 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from threading import Event
 
 import structlog
 from flask import Flask, current_app
+from sqlalchemy.exc import DBAPIError
 
 from bank.config import Config
 from bank.db import unit_of_work
-from bank.errors import Unavailable
 from bank.ledger import store
 from bank.ledger.decide import Command, FailureCode, Outcome, Posting, Refusal, decide
-from bank.ledger.store import LaneLost, Pending
+from bank.ledger.store import Pending
 from bank.processing.counters import BatchDone, counters
 from bank.processing.queue import UNANSWERED, bells
 
@@ -68,24 +68,43 @@ class Processor:
         self.stop()
         self._pool.shutdown()
 
-    def _drain_rung(self, lanes: set[int], heard: dict[int, int]) -> int:
-        """Drain `lanes`, and then as long as somebody rings. `heard` are the rings of each lane that were answered."""
+    def _drain_rung(self, rung: set[int], heard: dict[int, int]) -> int:
+        """Drain the lanes `rung`, and whatever is rung for until it is quiet. `heard` are the rings of each lane that were
+        answered; it is kept up."""
+        running: dict[int, Future[tuple[int, bool]]] = {}
+        errors: list[BaseException] = []
         done, now = 0, time.monotonic()
-        end_of_turn, quiet_from = now + _TURN_SECONDS, now + _QUIET_SECONDS
-        while now < quiet_from:
-            for lane, (size, emptied) in zip(lanes, self._pool.map(partial(self._drain_lane, end_of_turn), lanes), strict=True):
-                done += size
-                if not emptied:
-                    heard[lane] = UNANSWERED
+        end_of_turn, quiet_from = now + _TURN_SECONDS, now
+        while True:
+            running |= {lane: self._pool.submit(self._drain_lane, end_of_turn, lane) for lane in rung}
+            stopping = self._stopping.wait(_GATHER_SECONDS)
             now = time.monotonic()
-            if lanes:
-                quiet_from = now + _QUIET_SECONDS
-            if now > end_of_turn or self._stopping.wait(_GATHER_SECONDS):
-                break
+            over = stopping or now > end_of_turn
+            if over:
+                wait(running.values())
+            for lane in [lane for lane, future in running.items() if future.done()]:
+                size, error = self._finish(lane, running.pop(lane), heard)
+                done += size
+                quiet_from = now + _QUIET_SECONDS if size else quiet_from
+                # What cannot be drained now is not rung for, or the same error would come round and round: the sweeper will.
+                errors += [error] if error else []
             rings = bells.rings(list(heard))
-            lanes = {lane for lane, count in rings.items() if count != heard[lane]}
-            heard.update(rings)
+            rung = {lane for lane, count in rings.items() if count != heard[lane] and lane not in running}
+            if over or not (rung or running or now < quiet_from):
+                break
+            heard.update({lane: rings[lane] for lane in rung})
+        if errors:
+            raise errors[0]
         return done
+
+    def _finish(self, lane: int, drained: "Future[tuple[int, bool]]", heard: dict[int, int]) -> tuple[int, BaseException | None]:
+        error = drained.exception()
+        if error is not None:
+            return 0, error
+        size, emptied = drained.result()
+        if not emptied:
+            heard[lane] = UNANSWERED
+        return size, None
 
     def _drain_lane(self, end_of_turn: float, lane: int) -> tuple[int, bool]:
         """Post what waits in the lane: how many were decided, and whether all that was there to be seen."""
@@ -94,8 +113,8 @@ class Processor:
         with self._app.app_context():
             while True:
                 size = drain_once(lane)
-                # None: another drain has the lane. It looks at the rings after it let go, and whoever rang
-                # before this moment is counted by then, so that drain will look once more.
+                # None: another drain has the lane. It looks at the rings after it let go (an import rings), and
+                # whoever rang before this moment is counted by then, so that drain will look once more.
                 done += size or 0
                 if size is None or size < config.batch_size:
                     return done, True
@@ -107,31 +126,40 @@ def drain_once(lane: int) -> int | None:
     """Decide and write one batch of `lane`. Returns its size, or None when another drain has the lane.
 
     All or nothing: it runs in one database transaction that holds the lane, so a process that is
-    killed or paused commits nothing and its lane is free as soon as its connection dies. A batch
-    that cannot be written is taken one by one, so that a row the database refuses stops nobody
-    behind it. Raises Unavailable and LaneLost, which say nothing against any row.
+    killed or paused commits nothing and its lane is free as soon as its connection dies. Where the
+    database refuses what a row holds, the rows are taken one by one, so that it stops nobody behind it; every other
+    error is raised, speaks against no row, and leaves all of them pending.
     """
     config: Config = current_app.config["BANK"]
     try:
-        return _post(lane, config.batch_size, decide)
-    except (Unavailable, LaneLost):
-        raise
-    except Exception as error:
-        log.error("batch_not_written", lane=lane, exc_info=error)
-    return _one_by_one(lane, config.batch_size)
+        written = _write(lane, config.batch_size, decide)
+    except DBAPIError as error:
+        if not _is_the_rows(error):
+            raise
+        log.error("batch_refused", lane=lane, exc_info=error)
+        return _one_by_one(lane, config.batch_size)
+    return _counted(lane, written)
+
+
+def _is_the_rows(error: DBAPIError) -> bool:
+    """Whether the database refused what was to be written, and not to write: SQLSTATE classes 22 (data) and 23
+    (constraints), but not a missing account or lane (23503), which is a fault of the set-up."""
+    sqlstate = getattr(error.orig, "pgcode", None) or ""
+    return sqlstate[:2] in ("22", "23") and sqlstate != "23503"
 
 
 def _one_by_one(lane: int, limit: int) -> int | None:
     done = 0
     while done < limit:
         try:
-            size = _post(lane, 1, decide)
-        except (Unavailable, LaneLost):
-            raise
-        except Exception as error:
+            written = _write(lane, 1, decide)
+        except DBAPIError as error:
+            if not _is_the_rows(error):
+                raise
             # The client has our 202 and must hear how it ended: nothing moved, and it was our fault.
-            log.error("transaction_not_written", lane=lane, exc_info=error)
-            size = _post(lane, 1, _give_up)
+            log.error("transaction_refused", lane=lane, exc_info=error)
+            written = _write(lane, 1, _give_up)
+        size = _counted(lane, written)
         if not size:
             return done if size == 0 else None
         done += size
@@ -142,7 +170,17 @@ def _give_up(commands: list[Command], *_: object) -> list[Outcome]:
     return [Refusal(command, FailureCode.INTERNAL_ERROR) for command in commands]
 
 
-def _post(lane: int, limit: int, decision: Callable[..., list[Outcome]]) -> int | None:
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A batch that was committed, and what is counted of it."""
+
+    pending: list[Pending]
+    outcomes: list[Outcome]
+    oldest_seconds: float
+    took_seconds: float
+
+
+def _write(lane: int, limit: int, decision: Callable[..., list[Outcome]]) -> _Written | None:
     started = time.monotonic()
     with unit_of_work() as session:
         connection = session.connection()
@@ -150,21 +188,31 @@ def _post(lane: int, limit: int, decision: Callable[..., list[Outcome]]) -> int 
         if claimed is None:
             return None
         if not claimed.pending:
-            return 0
+            return _Written([], [], 0.0, 0.0)
         commands = [pending.command for pending in claimed.pending]
         states = store.load_states(connection, commands)
         outcomes = decision(commands, states.accounts, states.originals)
         store.write(connection, claimed, states, outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
-    _count(lane, claimed.pending, outcomes, oldest, time.monotonic() - started)
-    return len(outcomes)
+    return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)
 
 
-def _count(lane: int, pending: Iterable[Pending], outcomes: list[Outcome], oldest: float, took: float) -> None:
+def _counted(lane: int, written: _Written | None) -> int | None:
+    """Count a batch and return its size. Whatever goes wrong here, the money has moved: it must not look as if it had not."""
+    if written is None or not written.pending:
+        return None if written is None else 0
+    try:
+        _count(lane, written)
+    except Exception as error:
+        log.error("batch_not_counted", lane=lane, exc_info=error)
+    return len(written.outcomes)
+
+
+def _count(lane: int, written: _Written) -> None:
     posted: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     volume: Counter[str] = Counter()
-    for row, outcome in zip(pending, outcomes, strict=True):
+    for row, outcome in zip(written.pending, written.outcomes, strict=True):
         if isinstance(outcome, Posting):
             posted[row.type] += 1
             volume[outcome.command.currency] += outcome.command.amount
@@ -176,9 +224,9 @@ def _count(lane: int, pending: Iterable[Pending], outcomes: list[Outcome], oldes
             posted=posted,
             failed=failed,
             volume=volume,
-            size=len(outcomes),
-            oldest_seconds=oldest,
-            took_seconds=took,
+            size=len(written.outcomes),
+            oldest_seconds=written.oldest_seconds,
+            took_seconds=written.took_seconds,
         )
     )
-    log.info("batch_posted", lane=lane, size=len(outcomes), failed=sum(failed.values()), seconds=round(took, 4))
+    log.info("batch_posted", lane=lane, size=len(written.outcomes), failed=sum(failed.values()), seconds=round(written.took_seconds, 4))

@@ -73,11 +73,10 @@ class Bells:
     def __init__(self) -> None:
         self._resting_until = 0.0
 
-    def ring(self, lane: int, *, again: bool = False) -> bool:
+    def ring(self, lane: int) -> bool:
         """Tell the workers that rows wait in `lane`; call it after the commit.
 
-        `again` is for who knows that a bell was lost, and puts one into the queue whatever the mark
-        says. Returns whether Redis took it; False is no error, the sweeper will ring.
+        Returns whether Redis took it; False is no error, the sweeper will ring.
         """
         if time.monotonic() < self._resting_until:
             return False
@@ -85,7 +84,7 @@ class Bells:
             with redis().pipeline() as pipeline:
                 pipeline.incr(_rings(lane))
                 # The mark ends by itself: a bell that a killed worker took with it must not silence the lane.
-                pipeline.set(_mark(lane), 1, nx=not again, ex=_MARK_SECONDS)
+                pipeline.set(_mark(lane), 1, nx=True, ex=_MARK_SECONDS)
                 _, marked = pipeline.execute()
             if marked:
                 queue().enqueue(

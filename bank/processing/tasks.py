@@ -12,7 +12,8 @@ from bank.processing.queue import bells
 
 log = structlog.get_logger(__name__)
 
-# A row that is still pending after this long was not heard: its bell was lost with Redis or a worker.
+# A row that is still pending after this long was not heard: its bell was lost with Redis or a worker. The mark of
+# a lost bell ends by itself, and the next sweep after that puts a new one into the queue.
 _UNHEARD_SECONDS = 3.0
 
 
@@ -30,7 +31,7 @@ def sweep() -> list[int]:
     counters.queue_seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
     lanes = [lane for lane, (_, seconds) in waiting.items() if seconds >= _UNHEARD_SECONDS]
     for lane in lanes:
-        bells.ring(lane, again=True)
+        bells.ring(lane)
     if lanes:
         log.warning("lanes_swept", lanes=lanes)
     return lanes

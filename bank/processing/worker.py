@@ -7,7 +7,9 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from bank.config import Config
+from bank.config import Config, ConfigError
+from bank.db import reader
+from bank.ledger import store
 from bank.processing.processor import Processor
 from bank.processing.queue import QUEUE
 
@@ -22,6 +24,9 @@ class BankWorker(SimpleWorker):
 
     processor: Processor
 
+    # RQ would wait up to a minute before it asks again for a Redis that was away for one.
+    max_connection_wait_time = 5.0
+
     def handle_warm_shutdown_request(self) -> None:
         super().handle_warm_shutdown_request()
         self.processor.stop()
@@ -35,15 +40,22 @@ def build(app: Flask) -> BankWorker:
     config: Config = app.config["BANK"]
     connection = Redis.from_url(config.redis_url, socket_connect_timeout=2)
     queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    worker = BankWorker([queue], connection=connection, serializer=JSONSerializer)
+    # The time to live bounds how long a pop waits on a line that was cut: RQ's own is seven minutes.
+    worker = BankWorker([queue], connection=connection, serializer=JSONSerializer, worker_ttl=30)
     worker.processor = Processor(app, config.worker_threads)
     app.extensions["processor"] = worker.processor
     return worker
 
 
 def run(app: Flask, **options: Any) -> None:
-    """Work until SIGTERM or SIGINT; then finish the batch at hand. `options` go to RQ's `work()`."""
+    """Work until SIGTERM or SIGINT; then finish the batch at hand. `options` go to RQ's `work()`.
+
+    Raises ConfigError when there are lanes to be filled that nobody has made.
+    """
     worker = build(app)
     with app.app_context():
+        with reader() as session:
+            if len(store.lanes(session.connection())) < app.config["BANK"].lanes:
+                raise ConfigError("The database has fewer lanes than BANK_LANES: run `bank migrate`.")
         worker.work(with_scheduler=False, logging_level="WARNING", **options)
     worker.processor.close()

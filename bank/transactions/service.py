@@ -1,9 +1,11 @@
 """Taking transactions in: one unit of work makes a request durable, then the bell is rung."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from bank.config import Config
-from bank.db import reader, unit_of_work
+from bank.db import fetch, reader, unit_of_work
 from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger.decide import Command, Posting, decide
@@ -70,8 +72,18 @@ def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked
         answer = _submit_once(transaction_id, intent, fingerprint, origin, asked)
         if final is None or answer.replayed:
             return answer
-        final.wait(asked.wait_seconds)
+        _wait(final, transaction_id, asked.wait_seconds)
     return _settle(intent.type.value, origin, asked.key, transaction_id)
+
+
+def _wait(final: Event, transaction_id: str, seconds: float) -> None:
+    """Wait until the transaction is final, or the time is over. A listener that had to connect again wakes everybody
+    for a look: who sees a pending row goes on waiting."""
+    deadline = time.monotonic() + seconds
+    while final.wait(deadline - time.monotonic()):
+        final.clear()
+        if fetch("SELECT FROM transactions WHERE id = %(id)s::uuid AND status <> 'pending'", {"id": transaction_id}):
+            return
 
 
 def _submit_once(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:

@@ -95,9 +95,9 @@ class Waiters:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(f"LISTEN {NOTIFY_CHANNEL}")
-            self._listening.set()
-            # What became final while nobody listened was not told: everybody looks once.
+            # What became final while nobody listened was not told: everybody looks once. Who comes from now on is told.
             self._wake(None)
+            self._listening.set()
             while True:
                 select.select([connection], [], [])
                 connection.poll()

@@ -120,6 +120,7 @@ def _strings(value: Any) -> Iterator[tuple[str, str]]:
                 escaped = key.replace("~", "~0").replace("/", "~1")
                 # The key itself may be what cannot be stored, and then cannot be sent back either.
                 yield pointer, key
-                todo.append((f"{pointer}/{escaped}", member, depth + 1))
+                if storable(key):
+                    todo.append((f"{pointer}/{escaped}", member, depth + 1))
         elif isinstance(item, list):
             todo.extend((f"{pointer}/{index}", member, depth + 1) for index, member in enumerate(item))

@@ -36,6 +36,7 @@ _CODES = {
     422: "validation_failed",
     429: "too_many_requests",
     431: "headers_too_large",
+    500: "internal_error",
     503: "unavailable",
 }
 

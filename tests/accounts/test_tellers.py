@@ -12,6 +12,13 @@ def test_a_teller_does_not_grant_themselves_an_overdraft(teller: Person, admin: 
     assert [answer.status_code for answer in answers] == [403, 200]
 
 
+def test_a_teller_does_not_rename_a_colleagues_account(teller: Person, alice: Person, person: Callable[..., Person]) -> None:
+    colleague = person("colleague", Role.TELLER)
+    accounts = [who.open_account()["id"] for who in (alice, colleague)]
+    answers = [teller.patch(f"/accounts/{account_id}", {"name": "Renamed"}) for account_id in accounts]
+    assert [answer.status_code for answer in answers] == [200, 403]
+
+
 def test_a_teller_does_not_take_back_what_they_paid(teller: Person, alice: Person, admin: Person, post_all: Callable[[], None]) -> None:
     account = teller.open_account()
     admin.post("/transactions/credit", {"account_id": account["id"], "amount": "10.00", "currency": "USD"})

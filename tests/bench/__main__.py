@@ -148,7 +148,7 @@ def ring_all(bank: Bank) -> None:
     app = create_app(Config.from_env(bank.environ))
     with app.app_context():
         for lane in range(app.config["BANK"].lanes):
-            bells.ring(lane, again=True)
+            bells.ring(lane)
 
 
 def wait_until_posted(environ: Mapping[str, str]) -> None:

@@ -219,6 +219,8 @@ ELSE = [
     ("an empty object", b"{}", "application/json", {422}),
     ("NUL in an unknown key", b'{"\\u0000": 1}', "application/json", {422}),
     ("half a surrogate pair in an unknown key", b'{"\\ud800": 1}', "application/json", {422}),
+    ("NUL under half a surrogate pair", b'{"\\ud800": {"a": "\\u0000"}}', "application/json", {422}),
+    ("half a surrogate pair under another", b'{"a": {"\\ud800": ["\\ud800"]}}', "application/json", {422}),
     ("10,000 unknown keys", json.dumps({str(i): 1 for i in range(6_000)}).encode(), "application/json", {422}),
     ("text", b"{}", "text/plain", {415}),
     ("a form", b"currency=USD", "application/x-www-form-urlencoded", {415}),

@@ -32,6 +32,6 @@ def test_a_query_parameter_that_comes_twice_is_refused(alice: Person) -> None:
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/status")
 
 
-@pytest.mark.parametrize("name", [" ", "Rent \u202etxt"])
+@pytest.mark.parametrize("name", [" ", "Rent \u202etxt", "Rent \u200ftxt"])
 def test_a_text_that_is_blank_or_turns_itself_around_is_refused(alice: Person, name: str) -> None:
     assert alice.post("/accounts", {"currency": "USD", "name": name}).status_code == 422

@@ -1,12 +1,16 @@
 """The bell: heard once, never lost between two drains, and rung again by the sweeper."""
 
 import json
+import socket
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from flask import Flask
 
+from bank.errors import Unavailable
 from bank.ledger.system import lane_of
 from bank.processing import processor as processing
 from bank.processing.processor import Processor, drain_once
@@ -142,8 +146,11 @@ def test_the_sweeper_rings_for_what_nobody_heard(alice: Person, monkeypatch: pyt
     account_id = str(alice.open_account()["id"])
     lane = lane_of(account_id, 4)
     alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
-    # The job is lost with Redis's queue; the number that says it is there stays.
+    # The job is lost with Redis's queue; its mark stays for some seconds, and as long the sweeper takes it for heard.
     queue().empty()
+    assert lane in sweep()
+    assert waiting_jobs() == []
+    redis().delete(f"bank:bell:{lane}")
     assert lane in sweep()
     assert ("bank.processing.tasks.drain", [lane]) in waiting_jobs()
 
@@ -174,3 +181,42 @@ def test_a_helper_whose_turn_ends_rings_for_the_lane_it_helped(
     monkeypatch.setattr(processing, "drain_once", full)
     processor.drain(other)
     assert ("bank.processing.tasks.drain", [lane]) in waiting_jobs()
+
+
+def test_a_lane_that_cannot_be_drained_keeps_no_other_from_being_finished(
+    alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_id = str(alice.open_account()["id"])
+    lane = lane_of(account_id, 4)
+    alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+
+    def locked_elsewhere(which: int) -> int | None:
+        if which != lane:
+            raise Unavailable(sqlstate="55P03")
+        return drain_once(which)
+
+    monkeypatch.setattr(processing, "drain_once", locked_elsewhere)
+    with pytest.raises(Unavailable):
+        processor.drain((lane + 1) % 4)
+    assert alice.get("/balances/current").json["data"][0]["amount"] == "1.00"
+    # Its marks are gone, so the next ring is heard.
+    queue().empty()
+    bells.ring((lane + 1) % 4)
+    assert waiting_jobs() == [("bank.processing.tasks.drain", [(lane + 1) % 4])]
+
+
+def test_without_redis_money_is_taken_and_a_drain_works_and_nobody_waits(
+    alice: Person, app: Flask, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_id = str(alice.open_account()["id"])
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], redis_url=f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"))
+        monkeypatch.setattr("bank.processing.queue.bells._resting_until", 0.0)
+        started = time.monotonic()
+        for _ in range(20):
+            response = alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+            assert response.status_code == 202
+        assert processor.drain(lane_of(account_id, 4)) >= 20
+        assert time.monotonic() - started < 5, "a Redis that is away was waited for again and again"
+    assert alice.get("/balances/current").json["data"][0]["amount"] == "20.00"

@@ -189,6 +189,38 @@ def test_a_transaction_that_cannot_be_written_fails_alone_and_stops_nobody_behin
     assert alice.get(f"/accounts/{account_id}").json["balance"] == "98.00"
 
 
+def test_what_was_posted_stays_posted_when_it_cannot_be_counted(
+    alice: Person, post_all: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_id = fund(alice, post_all)
+    ids = [alice.post("/transactions/debit", {"account_id": account_id, "amount": "1.00", "currency": "USD"}).json["id"] for _ in range(5)]
+
+    def no_space(batch: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bank.processing.processor.counters.batch_done", no_space)
+    assert drain_once(lane_of(account_id, LANES)) == 5
+    assert {status(transaction_id) for transaction_id in ids} == {"completed"}
+
+
+def test_an_error_that_is_nobodys_fault_leaves_every_row_pending(
+    alice: Person, post_all: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_id = fund(alice, post_all)
+    transaction_id = alice.post("/transactions/debit", {"account_id": account_id, "amount": "1.00", "currency": "USD"}).json["id"]
+
+    def broken(*_: object) -> None:
+        raise LookupError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bank.processing.processor.decide", broken)
+        with pytest.raises(LookupError):
+            drain_once(lane_of(account_id, LANES))
+    assert status(transaction_id) == "pending"
+    post_all()
+    assert status(transaction_id) == "completed"
+
+
 def test_drains_of_all_lanes_at_once_meet_on_two_accounts_without_deadlock(
     app: Flask, alice: Person, bob: Person, post_all: Callable[[], None]
 ) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "migrate": "Bring the database's schema up to date and make the administrator.",
     "scheduler": "Ring the ticks that make sweepers and schedules run.",
     "import": "Bring a history in from a CSV file, through the ledger.",
+    "rebuild": "Make every projection again from the events alone; compare, and swap on demand.",
 }
 
 

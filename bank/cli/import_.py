@@ -1,24 +1,23 @@
 """`bank import`: bring a history in from a CSV file."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bank import create_app
+from bank.cli.progress import progress
 from bank.config import Config, ConfigError
 from bank.errors import BankError
 from bank.imports.lines import FIELDS, Format
 from bank.imports.proof import Report, Sums
 from bank.imports.records import Unusable
 from bank.imports.service import DEFAULT_OWNER, import_file, try_file
-from bank.imports.source import Source, Watch
+from bank.imports.source import Source
 from bank.imports.trial import Trial
 from bank.money import InvalidMoney, exponent, format_amount
 
@@ -108,7 +107,7 @@ def command(file: Path, owner: str, overdraft_limit: str | None, refused: Path |
         _check(source, refused)
         # The drain logs each batch, which would break the progress bar.
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
-        with app.app_context(), _progress(source.size()) as watch:
+        with app.app_context(), progress(source.size()) as watch:
             outcome = try_file(source, watch) if dry_run else import_file(source, refused, watch)
     except (Unusable, ConfigError, BankError) as error:
         raise click.ClickException(str(error)) from error
@@ -122,25 +121,6 @@ def _check(source: Source, refused: Path) -> None:
         raise click.BadParameter("must be one character, no digit, and not the decimal mark.", param_hint="--thousands-mark")
     if refused.absolute() == source.path.absolute():
         raise click.BadParameter("is the file itself.", param_hint="--refused")
-
-
-@contextmanager
-def _progress(size: int) -> Iterator[Watch]:
-    """A progress bar on standard error; yields what moves it."""
-    columns = (
-        TextColumn("{task.description:8}"),
-        BarColumn(None),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Reading", total=max(size, 1))
-
-        def watch(doing: str, position: int) -> None:
-            progress.update(task, description=doing, completed=position)
-
-        yield watch
 
 
 def _show_report(console: Console, report: Report, refused: Path) -> int:

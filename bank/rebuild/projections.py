@@ -1,0 +1,141 @@
+"""What the events say that the tables must hold: one statement a table and kind of event, for thousands of events at once.
+
+This is a second reading of the events beside the code that wrote table and event together, and on purpose: two that
+agree are a proof, one that reads its own output is none. Each statement reads the CTE `event`, the part of
+the log at hand, in which every stream's events are complete up to its end.
+"""
+
+from bank.transactions.many import ROWS_OF_EVENTS
+
+SHADOW = "rebuild"
+"""The schema in which the projections are made."""
+
+TABLES = {
+    "users": ("id",),
+    "accounts": ("id",),
+    "balances": ("account_id",),
+    "transactions": ("id",),
+    "entries": ("account_id", "version"),
+    "daily_balances": ("account_id", "day"),
+}
+"""The projections and their keys, in the order in which they refer to each other."""
+
+_PART = """
+WITH event AS MATERIALIZED (
+    SELECT position, stream_id, version, data, actor_id, request_id, recorded_at FROM events
+     WHERE position > %(low)s AND position <= %(high)s AND type = '{type}'
+)"""
+
+# The newest event of each stream: of changes that tell the whole state the last one counts.
+_NEWEST = ", newest AS (SELECT DISTINCT ON (stream_id) * FROM event ORDER BY stream_id, version DESC)"
+
+
+def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
+    return _PART.format(type=event_type) + (_NEWEST if newest else "") + statement
+
+
+# The order is that of a thing's life: within one part of the log a row is made before it is changed.
+STATEMENTS = [
+    _of(
+        "UserRegistered",
+        f"""
+        INSERT INTO {SHADOW}.users (id, username, email, role, status, version, created_at, updated_at)
+        SELECT stream_id, data->>'username', data->>'email', data->>'role', data->>'status', version, recorded_at, recorded_at FROM event
+        """,
+    ),
+    _of(
+        "UserChanged",
+        f"""
+        UPDATE {SHADOW}.users u
+           SET username = data->>'username', email = data->>'email', role = data->>'role', status = data->>'status',
+               version = n.version, updated_at = n.recorded_at
+          FROM newest n WHERE u.id = n.stream_id
+        """,
+        newest=True,
+    ),
+    _of(
+        "AccountOpened",
+        f"""
+        , opened AS (
+            INSERT INTO {SHADOW}.accounts (id, user_id, currency, kind, name, is_default, version, created_at)
+            SELECT stream_id, (data->>'user_id')::uuid, data->>'currency', data->>'kind', data->>'name',
+                   (data->>'is_default')::boolean, version, recorded_at
+              FROM event
+            RETURNING id, user_id, currency, kind, created_at
+        )
+        INSERT INTO {SHADOW}.balances (account_id, user_id, currency, overdraft_limit, last_updated_at)
+        SELECT id, user_id, currency, CASE kind WHEN 'customer' THEN 0 END, created_at FROM opened
+        """,
+    ),
+    _of(
+        "AccountChanged",
+        f"""
+        , account AS (
+            UPDATE {SHADOW}.accounts a
+               SET name = data->>'name', version = n.version, is_default = a.is_default AND data->>'status' <> 'closed'
+              FROM newest n WHERE a.id = n.stream_id
+        )
+        UPDATE {SHADOW}.balances b SET status = data->>'status', overdraft_limit = (data->>'overdraft_limit')::bigint
+          FROM newest n WHERE b.account_id = n.stream_id
+        """,
+        newest=True,
+    ),
+    _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event")),
+    _of(
+        "TransactionFailed",
+        f"""
+        UPDATE {SHADOW}.transactions t
+           SET status = 'failed', failure_code = data->>'failure_code', completed_at = e.recorded_at, version = e.version
+          FROM event e WHERE t.id = e.stream_id
+        """,
+    ),
+    _of(
+        "TransactionCompleted",
+        f"""
+        , completed AS (
+            UPDATE {SHADOW}.transactions t SET status = 'completed', completed_at = e.recorded_at, version = e.version
+              FROM event e WHERE t.id = e.stream_id
+            RETURNING t.id, t.currency, t.effective_at, e.data, e.recorded_at
+        ), posted AS (
+            INSERT INTO {SHADOW}.entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
+            SELECT (entry->>0)::uuid, (entry->>1)::bigint, id, currency, (entry->>2)::bigint, (entry->>3)::bigint,
+                   effective_at, recorded_at
+              FROM completed CROSS JOIN LATERAL json_array_elements(data->'entries') entry
+            RETURNING account_id, version, balance, posted_at
+        ), last AS (
+            SELECT DISTINCT ON (account_id) * FROM posted ORDER BY account_id, version DESC
+        ), touched AS (
+            INSERT INTO {SHADOW}.touched SELECT account_id FROM last ON CONFLICT DO NOTHING
+        )
+        UPDATE {SHADOW}.balances b SET amount = l.balance, version = l.version, last_updated_at = l.posted_at
+          FROM last l WHERE b.account_id = l.account_id
+        """,
+    ),
+    _of(
+        "TransactionRolledBack",
+        f"""
+        UPDATE {SHADOW}.transactions t
+           SET rolled_back_amount = (data->>'rolled_back_amount')::bigint, version = n.version,
+               status = CASE WHEN (data->>'rolled_back_amount')::bigint = t.amount THEN 'rolled_back' ELSE 'completed' END
+          FROM newest n WHERE t.id = n.stream_id
+        """,
+        newest=True,
+    ),
+]
+
+# Closing balances follow from the entries. They are made anew for the accounts that were touched since: a
+# backdated entry moves every day behind it.
+_OF_TOUCHED = f"WHERE account_id IN (SELECT account_id FROM {SHADOW}.touched)"
+
+CLOSINGS = [
+    f"DELETE FROM {SHADOW}.daily_balances {_OF_TOUCHED}",
+    f"""
+    INSERT INTO {SHADOW}.daily_balances (account_id, day, closing, credits, debits, count)
+    SELECT account_id, day, sum(change) OVER (PARTITION BY account_id ORDER BY day), credits, debits, count
+      FROM (SELECT account_id, (effective_at AT TIME ZONE 'UTC')::date AS day, sum(amount) AS change,
+                   COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
+                   COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits, count(*) AS count
+              FROM {SHADOW}.entries {_OF_TOUCHED} GROUP BY 1, 2) d
+    """,
+    f"DELETE FROM {SHADOW}.touched",
+]

@@ -1,0 +1,212 @@
+"""The projections can be thrown away: the events make them again, to the same bytes."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Connection
+
+from bank.cli.rebuild import command
+from bank.rebuild import shadow
+from bank.rebuild.projections import TABLES
+from tests.faults.conftest import broken_books, open_accounts
+from tests.processes import Bank, Client, fresh_database, query, wait_until
+
+SWAPPED = [table for table in TABLES if table != "users"]
+
+Harm = Callable[[str], None]
+
+
+@pytest.fixture
+def harm(bank: Bank, as_superuser: Callable[[str], str]) -> Harm:
+    """Run statements with a superuser's hands, past every trigger and key."""
+    url = as_superuser(bank.environ["DATABASE_URL"])
+    return lambda statements: query({"DATABASE_URL": url}, f"SET session_replication_role = replica; {statements}") and None
+
+
+@pytest.fixture(scope="module")
+def bank(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    """A bank with a little of everything in its books."""
+    directory = tmp_path_factory.mktemp("bank")
+    with fresh_database(environ, directory) as own, Bank(own, directory, workers=1) as bank:
+        live_a_little(bank.client(bank.log_in()))
+        yield bank
+
+
+def live_a_little(client: Client) -> None:
+    """One of each thing that can happen."""
+    person = {"username": "alice", "email": "alice@example.com", "password": "a tall ship and a star to steer by"}
+    alice = client.post("/auth/register", person).json["id"]
+    assert client.request("PUT", f"/api/v1/users/{alice}", {"email": "alice@example.org"}).status == 200
+
+    def post(path: str, **body: object) -> str:
+        answer = client.post(f"/transactions/{path}", body, Prefer="wait=10")
+        assert answer.status in (201, 422), answer.body
+        return str((answer.json if answer.status == 201 else answer.json["transaction"])["id"])
+
+    ours = client.post("/accounts", {"currency": "USD", "name": "Household"}).json["id"]
+    theirs = client.post("/accounts", {"currency": "USD", "user_id": alice}).json["id"]
+    for change in ({"overdraft_limit": "50.00"}, {"name": "House"}, {"overdraft_limit": "0.00"}):
+        answer = client.request("PATCH", f"/api/v1/accounts/{theirs}", change)
+        assert answer.status == 200, answer.body
+    money = {"amount": "12.34", "currency": "USD"}
+    post("credit", account_id=ours, amount="100.00", currency="USD", metadata={"ünï": "cödé"}, reference="R-1")
+    post("credit", account_id=ours, **money, effective_at="2020-02-29T23:59:59.999999Z")
+    post("credit", account_id=ours, **money, effective_at="2020-02-28T00:00:00Z", description="Behind the one before")
+    moved = post("transfer", from_account_id=ours, to_account_id=theirs, **money)
+    post(f"{moved}/rollback", amount="2.00", reason="part")
+    post(f"{moved}/rollback", amount="1.00", reason="part")
+    back = post("debit", account_id=theirs, amount="1.00", currency="USD")
+    post(f"{back}/rollback", reason="whole")
+    post("debit", account_id=theirs, amount="999.00", currency="USD")
+    yen = client.post("/accounts", {"currency": "JPY"}).json["id"]
+    assert client.request("PATCH", f"/api/v1/accounts/{yen}", {"status": "closed"}).status == 200
+
+
+def rebuild(bank: Bank, *options: str) -> tuple[int, str]:
+    """Run `bank rebuild` with these options: its exit code and what it printed. A traceback fails the test."""
+    result = CliRunner(env={**bank.environ, "COLUMNS": "200"}).invoke(command, options)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def rows(bank: Bank) -> dict[str, list[tuple[str]]]:
+    """Every row of every projection, as text."""
+    return {table: sorted(query(bank.environ, f"SELECT t::text FROM {table} t")) for table in TABLES}
+
+
+def schema(bank: Bank) -> list[tuple[str, ...]]:
+    """All that the catalogue says of the tables that are swapped."""
+    return sorted(
+        query(
+            bank.environ,
+            """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated::text
+                 FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+               UNION ALL SELECT indrelid::regclass::text, indexrelid::regclass::text, pg_get_indexdef(indexrelid), ''
+                 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace
+               UNION ALL SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), tgenabled::text
+                 FROM pg_trigger WHERE NOT tgisinternal
+               UNION ALL SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
+                                attnotnull::text || COALESCE(pg_get_expr(adbin, adrelid), '')
+                 FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+                 LEFT JOIN pg_attrdef d ON d.adrelid = attrelid AND d.adnum = attnum
+                WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND attnum > 0
+               UNION ALL SELECT oid::regclass::text, 'options', array_to_string(reloptions, ','), ''
+                 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'""",
+        ),
+        key=repr,
+    )
+
+
+def test_a_banks_tables_are_what_its_events_say(bank: Bank) -> None:
+    code, output = rebuild(bank, "--check")
+    assert code == 0, output
+    assert query(bank.environ, "SELECT nspname FROM pg_namespace WHERE nspname IN ('rebuild', 'replaced')") == []
+
+
+# What is done to the tables, and how the comparison names it.
+DAMAGE = {
+    "UPDATE balances SET amount = amount + 1 WHERE user_id IS NOT NULL AND version > 1": "balances .*: amount",
+    "UPDATE entries SET amount = -amount WHERE version = 1": "entries .* 1: amount",
+    "DELETE FROM entries WHERE version = 2": "entries .* 2: the table does not have it",
+    "UPDATE transactions SET description = 'Gift' WHERE type = 'transfer'": "transactions .*: description",
+    "UPDATE daily_balances SET closing = closing - 1 WHERE day = '2020-02-29'": "daily_balances .* 2020-02-29: closing",
+    "UPDATE users SET role = 'admin' WHERE username = 'alice'": "users .*: role",
+    "UPDATE accounts SET name = NULL WHERE name = 'House'": "accounts .*: name",
+    """INSERT INTO accounts (id, currency, kind, is_default, version)
+       VALUES (gen_random_uuid(), 'XTS', 'outside', false, 1)""": "accounts .*: no event tells of it",
+}
+
+
+def test_what_is_not_as_the_events_say_is_named_and_a_swap_puts_it_right(bank: Bank, harm: Harm) -> None:
+    before, shape = rows(bank), schema(bank)
+    harm("; ".join(DAMAGE))
+    code, output = rebuild(bank, "--check")
+    assert code == 1
+    assert [told for told in DAMAGE.values() if not re.search(told, output)] == [], output
+    code, output = rebuild(bank, "--swap")
+    assert code == 0, output
+    assert rows(bank) == before
+    assert schema(bank) == shape
+    assert rebuild(bank, "--check")[0] == 0
+
+
+def test_what_was_thrown_away_comes_back_to_the_same_bytes(bank: Bank, harm: Harm) -> None:
+    before, shape = rows(bank), schema(bank)
+    harm("; ".join(f"DELETE FROM {table}" for table in SWAPPED))
+    assert not any(rows(bank)[table] for table in SWAPPED)
+    code, output = rebuild(bank, "--swap")
+    assert code == 0, output
+    assert rows(bank) == before
+    assert schema(bank) == shape
+    assert broken_books(bank.environ) == []
+
+
+def test_while_clients_post_a_swap_loses_and_doubles_nothing(bank: Bank) -> None:
+    token = bank.log_in()
+    customers = open_accounts(bank, token, 8, 100)
+    over = Event()
+
+    def keep_posting(number: int) -> list[str]:
+        client, posted = bank.client(token), []
+        while not over.is_set():
+            source, target = customers[number], customers[(number + 1) % 8]
+            body = {"from_account_id": source.account_id, "to_account_id": target.account_id, "amount": "0.01", "currency": "USD"}
+            # A swap that holds a client up for too long would be a 503, and the same key is tried again.
+            answer = client.post("/transactions/transfer", body, key=f"swap-{number}-{len(posted)}")
+            assert answer.status in (202, 503), answer.body
+            if answer.status == 202:
+                posted.append(answer.json["id"])
+        client.close()
+        return posted
+
+    with ThreadPoolExecutor(8) as clients:
+        running = [clients.submit(keep_posting, number) for number in range(8)]
+        try:
+            for _ in range(3):
+                code, output = rebuild(bank, "--swap")
+                assert code == 0, output
+                waited = re.search(r"at most ([0-9.]+) s", output)
+                assert waited and float(waited[1]) < 1, output
+        finally:
+            over.set()
+        accepted = [transaction_id for future in running for transaction_id in future.result()]
+
+    pending = "SELECT count(*) FROM transactions WHERE status = 'pending'"
+    wait_until(lambda: query(bank.environ, pending) == [(0,)], "everything is final", 30)
+    found = query(bank.environ, "SELECT id::text, status FROM transactions WHERE amount = 1 AND type = 'transfer'")
+    assert sorted(found) == sorted((transaction_id, "completed") for transaction_id in accepted)
+    assert broken_books(bank.environ) == []
+    assert rebuild(bank, "--check")[0] == 0
+
+
+class Killed(BaseException):
+    """Nobody catches it, as nobody catches SIGKILL."""
+
+
+def test_a_rebuild_that_is_killed_goes_on_where_it_stood(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "_PART", 10)
+    applied: list[int] = []
+    apply = shadow.apply
+
+    def die_after_three(connection: Connection, end: int) -> None:
+        if len(applied) == 3:
+            raise Killed
+        apply(connection, end)
+        applied.append(end)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shadow, "apply", die_after_three)
+        with pytest.raises(Killed):
+            rebuild(bank)
+    assert query(bank.environ, "SELECT position FROM rebuild.progress") == [(applied[-1],)]
+    watched: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(shadow, "apply", lambda connection, end: (watched.append(end), apply(connection, end))[1])
+        code, output = rebuild(bank, "--swap")
+    assert code == 0 and watched[0] == applied[-1] + 10, output
+    assert rebuild(bank, "--check")[0] == 0

@@ -28,7 +28,11 @@ class AuditLog(Base):
     request_id: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
 
+    # Each filter of the search in the order of its answer, so that a page is read from where it begins and no further.
     __table_args__ = (
-        Index("ix_audit_logs_entity", "entity_type", "entity_id", "id"),
-        Index("ix_audit_logs_actor_id", "actor_id", "id"),
+        Index("ix_audit_logs_created_at", "created_at", "id"),
+        Index("ix_audit_logs_entity_type", "entity_type", "created_at", "id"),
+        Index("ix_audit_logs_entity", "entity_type", "entity_id", "created_at", "id"),
+        Index("ix_audit_logs_action", "action", "created_at", "id"),
+        Index("ix_audit_logs_actor_id", "actor_id", "created_at", "id"),
     )

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Identity, Integer, SmallInteger, Text, UniqueConstraint, func
+from sqlalchemy import JSON, BigInteger, Identity, Index, Integer, SmallInteger, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant
@@ -30,4 +30,4 @@ class Event(Base):
     trace_id: Mapped[str | None] = mapped_column(Text)
     recorded_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
 
-    __table_args__ = (UniqueConstraint("stream_id", "version"),)
+    __table_args__ = (UniqueConstraint("stream_id", "version"), Index("ix_events_type", "type", "position"))

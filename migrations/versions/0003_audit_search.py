@@ -33,9 +33,7 @@ def upgrade() -> None:
     op.create_index("ix_audit_logs_action", "audit_logs", ["action", "created_at", "id"], unique=False)
     op.create_index("ix_audit_logs_actor_id", "audit_logs", ["actor_id", "created_at", "id"], unique=False)
     op.execute(NUMBER_TRANSACTION)
-    op.execute(
-        "CREATE TRIGGER events_number_transaction BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION number_transaction()"
-    )
+    op.execute("CREATE TRIGGER events_number_transaction BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION number_transaction()")
 
 
 def downgrade() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from bank.db import reader
 from bank.events.types import Origin
-from bank.web.streaming import PAGE
+from bank.web import streaming
 
 _RECORD = text(
     """
@@ -75,9 +75,9 @@ def read_all(filters: Mapping[str, Any], before: int | None) -> Iterator[Sequenc
     """All that `read` finds from behind `before`, in pages, each read for itself. Rows that arrive meanwhile are newer."""
     while True:
         with reader() as session:
-            rows = read(session, filters, before, PAGE)
+            rows = read(session, filters, before, streaming.PAGE)
         if rows:
             yield rows
-        if len(rows) <= PAGE:
+        if len(rows) <= streaming.PAGE:
             return
         before = rows[-1].id

@@ -52,7 +52,7 @@ def _audit_row(row: Row[Any]) -> dict[str, Any]:
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.EventQuery(), location="query")
 @blp.response(200, schemas.EventPage, headers=paging.LINK)
-@blp.doc(**streaming.documented(ndjson=_EVENT_LINE))
+@blp.streamed(streaming.NDJSON, _EVENT_LINE)
 @blp.problem(406, "There is JSON and NDJSON.")
 @blp.problem(503, "As many streams are being read as may be, or a part that is needed is out of reach; try again.")
 def list_events(query: dict[str, Any]) -> Response:
@@ -83,7 +83,8 @@ def list_events(query: dict[str, Any]) -> Response:
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.AuditQuery(), location="query")
 @blp.response(200, schemas.AuditPage, headers=paging.LINK)
-@blp.doc(**streaming.documented(ndjson=_AUDIT_LINE, csv=_AUDIT_CSV))
+@blp.streamed(streaming.NDJSON, _AUDIT_LINE)
+@blp.streamed(streaming.CSV, _AUDIT_CSV)
 @blp.problem(406, "There is JSON, NDJSON and CSV.")
 @blp.problem(503, "As many streams are being read as may be, or a part that is needed is out of reach; try again.")
 def list_audit_logs(query: dict[str, Any]) -> Response:

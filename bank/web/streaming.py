@@ -33,13 +33,6 @@ def init_app(app: Flask, config: Config) -> None:
     app.extensions["streams"] = BoundedSemaphore(max(1, config.web_threads // 4))
 
 
-def documented(**examples: str) -> dict[str, Any]:
-    """What a view documents beside its JSON: `ndjson=` and `csv=`, each the first lines as an example."""
-    types = {"ndjson": NDJSON, "csv": CSV}
-    content = {types[name]: {"schema": {"type": "string"}, "example": example} for name, example in examples.items()}
-    return {"responses": {"200": {"content": content}}}
-
-
 def negotiate(*offered: str) -> str:
     """Which media type the request wants: JSON, which every list gives, or one of `offered`.
 

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
 
 # After so long without an event it says that it is there: only by sending is a client noticed that is not.
-_SILENCE_SECONDS = 5.0
+_SILENCE_SECONDS = 2.0
 
 
 def until_now(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]]]:

@@ -78,12 +78,18 @@ def test_a_follower_is_told_of_an_event_that_commits_late_before_those_behind_it
         append(session.connection(), stream_id, 1)
     told = follow(auditor, f"stream_id={stream_id}")
     assert next(told) == [1]
-    with open_transaction() as early:
-        early.execute(text("SELECT pg_current_xact_id()"))
+    with open_transaction() as oldest, open_transaction() as early:
+        for connection in (oldest, early):
+            connection.execute(text("SELECT pg_current_xact_id()"))
+        with unit_of_work() as session:
+            append(session.connection(), new_id(), 1)
+        assert next(told) == []
         with open_transaction() as late:
             append(late, stream_id, 2)
             append(early, stream_id, 3)
             early.commit()
+            # What came before the two is settled by this, and they are not.
+            oldest.rollback()
             assert [next(told) for _ in range(5)] == [[]] * 5
             late.commit()
     assert next(found for found in told if found) == [2, 3]
@@ -133,10 +139,11 @@ def test_a_process_sends_a_few_streams_and_no_more(app: Flask, auditor: Person) 
     def open_stream(method: str = "GET") -> TestResponse:
         return auditor.request(method, f"/events?follow=true&stream_id={new_id()}", headers=NDJSON)
 
-    # One that is not read, or whose body is not asked for, gives its place back.
-    for _ in range(9):
-        open_stream("HEAD").close()
     places = app.config["BANK"].web_threads // 4
+    # One whose body is not asked for gives its place back.
+    unread = [open_stream("HEAD") for _ in range(places)]
+    for stream in unread:
+        stream.close()
     streams = [open_stream() for _ in range(places)]
     refused = open_stream()
     check_problem(refused, 503)

@@ -7,6 +7,7 @@ connection is kept while the client reads, however slowly.
 import csv
 import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -74,13 +75,8 @@ def stream(pieces: Iterator[bytes], mimetype: str) -> Response:
 
     sending = held()
     first = next(sending, b"")
-
-    def body() -> Iterator[bytes]:
-        yield first
-        yield from sending
-
-    response = Response(body(), mimetype=mimetype)
-    # Also when nothing of the body was asked for, as for HEAD.
+    response = Response(chain([first], sending), mimetype=mimetype)
+    # When the client is gone, and when nothing of the body was asked for, as by HEAD.
     response.call_on_close(sending.close)
     return varied(response)
 

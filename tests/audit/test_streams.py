@@ -83,7 +83,8 @@ def test_a_follower_is_told_of_an_event_that_commits_late_before_those_behind_it
             connection.execute(text("SELECT pg_current_xact_id()"))
         with unit_of_work() as session:
             append(session.connection(), new_id(), 1)
-        assert next(told) == []
+        # Twice, since the first was due before it looked again.
+        assert [next(told) for _ in range(2)] == [[]] * 2
         with open_transaction() as late:
             append(late, stream_id, 2)
             append(early, stream_id, 3)

@@ -31,7 +31,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.observability.views import blp as admin
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
-    from bank.web import body, context, docs, limits, problems
+    from bank.web import body, context, docs, limits, problems, streaming
     from bank.web.api import Api
 
     config = config or Config.from_env()
@@ -58,6 +58,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     context.init_app(app)
     logs.init_app(app)
     problems.init_app(app)
+    streaming.init_app(app, config)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), supports_credentials=False)
     limits.init_app(app, tokens.user)

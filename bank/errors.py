@@ -69,6 +69,12 @@ class NotFound(BankError):
     status, code, title = 404, "not_found", "There is no such thing here"
 
 
+class NotAcceptable(BankError):
+    """The answer comes in none of the media types that the client takes."""
+
+    status, code, title = 406, "not_acceptable", "There is no answer of an accepted media type"
+
+
 class Conflict(BankError):
     """The request is fine; the present state of the thing is not."""
 

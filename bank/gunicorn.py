@@ -39,6 +39,14 @@ errorlog = "-"
 loglevel = "info"
 
 
+def post_worker_init(worker: Any) -> None:
+    """Let the streams that follow the log end when the worker is asked to stop, and not hold it up."""
+    # Not above: the arbiter reads this file, and needs none of the application.
+    from bank.web import streaming
+
+    streaming.ends_with(lambda: worker.alive)
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """Let go of the gauges of a worker that ended, which would otherwise count for ever."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):

@@ -6,6 +6,7 @@ Nothing is cleaned between tests: each makes its own users and accounts, as in p
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, make_url, text
 from werkzeug.test import TestResponse
 
 from bank import create_app, embedded
 from bank.auth import passwords, tokens
 from bank.cli.migrate import add_lanes, bind
 from bank.config import Config
-from bank.db import unit_of_work
+from bank.db import db, unit_of_work
 from bank.events.types import Origin
 from bank.processing.processor import drain_once
 from bank.users import service as users
@@ -102,6 +103,15 @@ def context(app: Flask) -> Iterator[None]:
     """An application context, for tests that call services."""
     with app.app_context():
         yield
+
+
+@contextmanager
+def open_transaction() -> Iterator[Connection]:
+    """A connection in a transaction that the test commits, or not."""
+    with db.engine.connect() as connection, connection.begin() as transaction:
+        yield connection
+        if transaction.is_active:
+            transaction.rollback()
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow.validate import Range
 
-from bank.web.fields import Choice, Identifier
+from bank.events import types
+from bank.web.fields import Choice, Identifier, Moment, Text, Whole
 from bank.web.paging import PageSchema
 
 _ENTITIES = ["user", "login", "account", "transaction", "import"]
@@ -15,6 +17,16 @@ class EventQuery(PageSchema):
     """Which events."""
 
     stream_id = Identifier(metadata={"description": "Of one user, account or transaction."})
+    type = Choice(types.NAMES)
+    from_position = Whole(
+        data_key="from", validate=Range(0, 2**63 - 1), metadata={"description": "From this position on, itself included.", "example": 4711}
+    )
+    follow = Choice(
+        ["true", "false"],
+        metadata={
+            "description": "NDJSON only: go on with the events that come, for ten minutes at most; a blank line tells that none came."
+        },
+    )
 
 
 class AuditQuery(PageSchema):
@@ -22,7 +34,10 @@ class AuditQuery(PageSchema):
 
     entity_type = Choice(_ENTITIES)
     entity_id = Identifier(metadata={"description": "Needs `entity_type`."})
+    action = Text(most=64, pattern=r"[a-z_]+\.[a-z_]+", metadata={"example": "transaction.transfer"})
     actor_id = Identifier(metadata={"description": "Who acted."})
+    since = Moment(data_key="from", metadata={"description": "Recorded at or after."})
+    until = Moment(data_key="to", metadata={"description": "Recorded before."})
 
     @validates_schema(skip_on_field_errors=True)
     def _entity(self, data: dict[str, Any], **kwargs: Any) -> None:

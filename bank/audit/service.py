@@ -1,13 +1,15 @@
 """Writing down who did what, and reading it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from bank.db import reader
 from bank.events.types import Origin
+from bank.web import streaming
 
 _RECORD = text(
     """
@@ -40,18 +42,42 @@ def record(
     )
 
 
-def read(session: Session, filters: dict[str, Any], before: int | None, limit: int) -> Sequence[Row[Any]]:
-    """Audit rows newest first, from before the id `before`; one more than `limit` when more follow.
+# Each has an index in the order of the answer.
+_CONDITIONS = {
+    "entity_type": "entity_type = :entity_type",
+    "entity_id": "entity_id = CAST(:entity_id AS uuid)",
+    "action": "action = :action",
+    "actor_id": "actor_id = CAST(:actor_id AS uuid)",
+    "since": "created_at >= :since",
+    "until": "created_at < :until",
+}
 
-    `filters` may hold `entity_type`, `entity_id` and `actor_id`.
+
+def read(session: Session, filters: Mapping[str, Any], before: int | None, limit: int) -> Sequence[Row[Any]]:
+    """Audit rows newest first, from behind the row with the id `before`; one more than `limit` when more follow.
+
+    `filters` may hold `entity_type`, `entity_id`, `action`, `actor_id`, `since` and `until`.
     """
-    conditions = [f"{column} = :{column}" for column in ("entity_type", "entity_id", "actor_id") if column in filters]
-    conditions += ["id < :before"] if before is not None else []
+    conditions = [condition for name, condition in _CONDITIONS.items() if name in filters]
+    if before is not None:
+        conditions.append("(created_at, id) < (SELECT created_at, id FROM audit_logs WHERE id = :before)")
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     return session.execute(
         text(
             f"""SELECT id, entity_type, entity_id::text, action, details, actor_id::text, address, request_id, created_at
-                  FROM audit_logs {where} ORDER BY id DESC LIMIT :limit"""
+                  FROM audit_logs {where} ORDER BY created_at DESC, id DESC LIMIT :limit"""
         ),
         {**filters, "before": before, "limit": limit + 1},
     ).all()
+
+
+def read_all(filters: Mapping[str, Any], before: int | None) -> Iterator[Sequence[Row[Any]]]:
+    """All that `read` finds from behind `before`, in pages, each read for itself. Rows that arrive meanwhile are newer."""
+    while True:
+        with reader() as session:
+            rows = read(session, filters, before, streaming.PAGE)
+        if rows:
+            yield rows
+        if len(rows) <= streaming.PAGE:
+            return
+        before = rows[-1].id

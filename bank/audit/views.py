@@ -3,39 +3,102 @@
 from typing import Any
 
 from flask import Response
+from sqlalchemy import Row
 
-from bank.audit import schemas, service
-from bank.auth.guard import login_required
+from bank.audit import following, schemas, service
+from bank.auth.guard import login_required, principal
 from bank.db import reader
+from bank.errors import Unprocessable
 from bank.events import store as events
 from bank.users.models import Role
-from bank.web import paging
+from bank.web import paging, streaming
 from bank.web.api import Blueprint
 from bank.web.fields import timestamp
 
 blp = Blueprint("audit", __name__, url_prefix="/api/v1", description="What happened, and who wanted it.")
+
+# The columns of the CSV, in their order.
+_COLUMNS = ("id", "created_at", "entity_type", "entity_id", "action", "actor_id", "address", "request_id", "details")
+
+_EVENT_LINE = (
+    '{"position":4711,"stream_id":"019b2f6e-8a00-7000-8000-000000000001","version":2,"type":"TransactionFailed","schema":1,'
+    '"data":{"failure_code":"insufficient_funds"},"actor_id":null,"request_id":"order-4711","trace_id":null,'
+    '"recorded_at":"2026-01-31T12:00:00.000000Z"}\n'
+)
+_AUDIT_LINE = (
+    '{"id":17,"entity_type":"account","entity_id":"019b2f6e-8a00-7000-8000-000000000001","action":"account.changed",'
+    '"details":{"name":"Rent"},"actor_id":"019b2f6e-8a00-7000-8000-000000000002","address":"192.0.2.1","request_id":"renaming",'
+    '"created_at":"2026-01-31T12:00:00.000000Z"}\n'
+)
+_AUDIT_CSV = (
+    ",".join(_COLUMNS) + "\r\n17,2026-01-31T12:00:00.000000Z,account,019b2f6e-8a00-7000-8000-000000000001,account.changed,"
+    '019b2f6e-8a00-7000-8000-000000000002,192.0.2.1,renaming,"{""name"":""Rent""}"\r\n'
+)
+
+
+def _filters(query: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if name not in ("limit", "cursor")}
+
+
+def _event(row: Row[Any]) -> dict[str, Any]:
+    return {**row._mapping, "recorded_at": timestamp(row.recorded_at)}
+
+
+def _audit_row(row: Row[Any]) -> dict[str, Any]:
+    return {**row._mapping, "created_at": timestamp(row.created_at)}
 
 
 @blp.route("/events", methods=["GET"])
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.EventQuery(), location="query")
 @blp.response(200, schemas.EventPage, headers=paging.LINK)
+@blp.streamed(streaming.NDJSON, _EVENT_LINE)
+@blp.problem(406, "There is JSON and NDJSON.")
+@blp.problem(503, "As many streams are being read as may be, or a part that is needed is out of reach; try again.")
 def list_events(query: dict[str, Any]) -> Response:
-    """List events in their global order"""
+    """List events in their global order
+
+    With `Accept: application/x-ndjson` all that match, whatever the `limit`, an event a line; with `follow=true` also those that
+    come. A stream shows an event only when nothing can be added before it any more, so that who continues from the last
+    position and one misses nothing. A page does not wait: what commits late may appear before what it showed. An answer that breaks
+    off without its last chunk is not complete.
+    """
+    goes_on = query.pop("follow", "false") == "true"
+    after = paging.after(query)
+    filters = _filters(query)
+    # The cursor of a list that begins at a position lies behind it.
+    first = filters.pop("from_position", 0)
+    after = first - 1 if after is None else after
+    if streaming.negotiate(streaming.NDJSON) == streaming.NDJSON:
+        pages = following.follow(principal(), filters, after) if goes_on else following.until_now(filters, after)
+        return streaming.stream(streaming.ndjson([_event(row) for row in rows] for rows in pages), streaming.NDJSON)
+    if goes_on:
+        raise Unprocessable.at("/follow", f"Needs `Accept: {streaming.NDJSON}`.")
     with reader() as session:
-        rows = events.read(session, query.get("stream_id"), paging.after(query) or 0, query["limit"])
-    shown = [{**row._mapping, "recorded_at": timestamp(row.recorded_at)} for row in rows]
-    return paging.page(query, shown, [row.position for row in rows])
+        rows = events.read(session, filters, after, query["limit"])
+    return streaming.varied(paging.page(query, [_event(row) for row in rows], [row.position for row in rows]))
 
 
 @blp.route("/audit-logs", methods=["GET"])
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.AuditQuery(), location="query")
 @blp.response(200, schemas.AuditPage, headers=paging.LINK)
+@blp.streamed(streaming.NDJSON, _AUDIT_LINE)
+@blp.streamed(streaming.CSV, _AUDIT_CSV)
+@blp.problem(406, "There is JSON, NDJSON and CSV.")
+@blp.problem(503, "As many streams are being read as may be, or a part that is needed is out of reach; try again.")
 def list_audit_logs(query: dict[str, Any]) -> Response:
-    """List what people did, newest first"""
-    filters = {name: value for name, value in query.items() if name not in ("limit", "cursor")}
-    with reader() as session:
-        rows = service.read(session, filters, paging.after(query), query["limit"])
-    shown = [{**row._mapping, "created_at": timestamp(row.created_at)} for row in rows]
-    return paging.page(query, shown, [row.id for row in rows])
+    """List what people did, newest first
+
+    With `Accept: text/csv` or `application/x-ndjson` all that match, whatever the `limit`. A cell that a spreadsheet would take for
+    a formula begins with an apostrophe. An answer that breaks off without its last chunk is not complete.
+    """
+    filters, before = _filters(query), paging.after(query)
+    wanted = streaming.negotiate(streaming.NDJSON, streaming.CSV)
+    if wanted == streaming.JSON:
+        with reader() as session:
+            rows = service.read(session, filters, before, query["limit"])
+        return streaming.varied(paging.page(query, [_audit_row(row) for row in rows], [row.id for row in rows]))
+    pages = ([_audit_row(row) for row in rows] for rows in service.read_all(filters, before))
+    pieces = streaming.csv_lines(_COLUMNS, pages) if wanted == streaming.CSV else streaming.ndjson(pages)
+    return streaming.stream(pieces, wanted)

@@ -73,6 +73,11 @@ def _identify() -> Principal:
     return Principal(claims.user_id, _ROLES[rows[0][0]], claims.login_id)
 
 
+def still_stands(who: Principal) -> bool:
+    """Whether the caller's login goes on and their role is what it was; for answers that take minutes."""
+    return fetch(_WHO, {"login_id": who.login_id, "user_id": who.id}) == [(who.role.value,)]
+
+
 def principal() -> Principal:
     """The caller of the current request, in a view under `login_required`."""
     who: Principal = g.principal

@@ -63,7 +63,7 @@ def _forget() -> None:
 
 
 def _build(console: Console) -> None:
-    begun = shadow.begin()
+    begun = shadow.prepare()
     end = shadow.settled()
     started = time.monotonic()
     with progress(end) as watch:

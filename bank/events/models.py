@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Identity, Integer, SmallInteger, Text, UniqueConstraint, func
+from sqlalchemy import JSON, BigInteger, Identity, Index, Integer, SmallInteger, Text, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant
@@ -30,4 +30,14 @@ class Event(Base):
     trace_id: Mapped[str | None] = mapped_column(Text)
     recorded_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
 
-    __table_args__ = (UniqueConstraint("stream_id", "version"),)
+    __table_args__ = (
+        UniqueConstraint("stream_id", "version"),
+        # For the types that are rare. The two that nearly every event has are found at once by walking the log, and
+        # posting need not keep an index of them.
+        Index(
+            "ix_events_type",
+            "type",
+            "position",
+            postgresql_where=text("type <> 'TransactionSubmitted' AND type <> 'TransactionCompleted'"),
+        ),
+    )

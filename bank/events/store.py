@@ -1,6 +1,6 @@
 """Appending to the log, always inside the unit of work that changes the state; and reading it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -38,15 +38,27 @@ def append(session: Session, stream_id: str, version: int, event: Happened, orig
     )
 
 
-def read(session: Session, stream_id: str | None, after: int, limit: int) -> Sequence[Row[Any]]:
-    """Events in the global order from behind position `after`, of one stream or of all; one more than `limit`
-    when more follow."""
-    of_stream = "AND stream_id = CAST(:stream_id AS uuid)" if stream_id else ""
+# `type` and `stream_id` have an index each that ends in, or is soon sorted by, the position.
+_CONDITIONS = {
+    "stream_id": "AND stream_id = CAST(:stream_id AS uuid)",
+    "type": "AND type = :type",
+    "last": "AND position <= :last",
+}
+
+
+def read(session: Session, filters: Mapping[str, Any], after: int, limit: int) -> Sequence[Row[Any]]:
+    """Events in the global order from behind position `after`; one more than `limit` when more follow.
+
+    `filters` may hold `stream_id`, `type` and `last`, the position of the last to read. An event that is seen
+    may have a smaller position before it that is not committed yet: whoever must miss none reads only up
+    to a `bank.events.horizon`.
+    """
+    where = " ".join(condition for name, condition in _CONDITIONS.items() if name in filters)
     return session.execute(
         text(
             f"""SELECT position, stream_id::text, version, type, schema, data, actor_id::text, request_id, trace_id,
                        recorded_at
-                  FROM events WHERE position > :after {of_stream} ORDER BY position LIMIT :limit"""
+                  FROM events WHERE position > :after {where} ORDER BY position LIMIT :limit"""
         ),
-        {"stream_id": stream_id, "after": after, "limit": limit + 1},
+        {**filters, "after": after, "limit": limit + 1},
     ).all()

@@ -115,3 +115,7 @@ class TransactionRolledBack(Happened):
     rollback_id: str
     amount: int
     rolled_back_amount: int
+
+
+NAMES = [name for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened]
+"""What the log calls each of them: the name of its class."""

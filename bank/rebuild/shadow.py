@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from bank.db import reader, unit_of_work
+from bank.events.horizon import Horizon
 from bank.rebuild.projections import CLOSINGS, SHADOW, STATEMENTS, TABLES
 
 # Positions that are read in one transaction: large enough to be fast, small enough to lose little.
@@ -31,7 +32,7 @@ def patient() -> Iterator[Session]:
         yield session
 
 
-def begin() -> int:
+def prepare() -> int:
     """Make the empty shadow, or find the one that was begun; the position up to which it is filled."""
     with patient() as session:
         connection = session.connection()
@@ -63,21 +64,14 @@ def drop(connection: Connection) -> None:
 
 
 def settled() -> int:
-    """A position behind which no event can come late any more.
-
-    Sequence order is not commit order. Whoever has drawn a position that is smaller than one that can be seen
-    has a transaction id already, so it is settled when every transaction has ended that had one by then. Waits for those.
-    """
+    """A position behind which no event can come late any more; waits for the transactions that could still add one."""
+    horizon, pause = Horizon(), Event()
     with reader() as session:
-        last, bound = (
-            session.connection()
-            .exec_driver_sql("SELECT COALESCE(max(position), 0), pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM events")
-            .one()
-        )
-        pause = Event()
-        while session.connection().exec_driver_sql("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").scalar_one() < bound:
+        last = horizon.advance(session)
+        while horizon.waits:
             pause.wait(0.02)
-    return int(last)
+            last = horizon.advance(session)
+    return last
 
 
 def fill(position: int, end: int, watch: Callable[[int], None]) -> None:

@@ -76,6 +76,15 @@ class Choice(fields.String):
         return value
 
 
+class Whole(fields.Integer):
+    """A whole number in a query, in ASCII digits: Integer alone takes "1_0", " 7 " and Arabic digits."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if not isinstance(value, str) or not (value.isascii() and value.isdigit() and len(value) <= 19):
+            raise ValidationError("Not a whole number.")
+        return int(value)
+
+
 class Identifier(fields.String):
     """A UUID, as a lower-case string with hyphens."""
 

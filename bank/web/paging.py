@@ -6,12 +6,11 @@ from urllib.parse import urlencode
 
 from flask import Response, current_app, request
 from itsdangerous import BadData, URLSafeSerializer
-from marshmallow import ValidationError, fields
 from marshmallow.validate import Range
 
 from bank.errors import Unprocessable
 from bank.web.body import json_response
-from bank.web.fields import StrictSchema, Text
+from bank.web.fields import StrictSchema, Text, Whole
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
@@ -19,19 +18,10 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 LINK = {"Link": {"schema": {"type": "string"}, "description": 'The next page (RFC 8288, `rel="next"`), where there is one.'}}
 
 
-class _Limit(fields.Integer):
-    """A whole number in ASCII digits: Integer alone takes "1_0", " 7 " and Arabic digits."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if not isinstance(value, str) or not (value.isascii() and value.isdigit() and len(value) <= 9):
-            raise ValidationError("Not a whole number.")
-        return int(value)
-
-
 class PageSchema(StrictSchema):
     """`?limit=` and `?cursor=`, the parent of the filters of every list."""
 
-    limit = _Limit(load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT), metadata={"description": "How many, at most."})
+    limit = Whole(load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT), metadata={"description": "How many, at most."})
     cursor = Text(most=500, metadata={"description": "The `next_cursor` of the page before, with the same filters."})
 
 

@@ -12,6 +12,7 @@ from bank.errors import (
     BankError,
     Forbidden,
     MalformedRequest,
+    NotAcceptable,
     NotFound,
     PreconditionFailed,
     TooManyAttempts,
@@ -41,7 +42,18 @@ _CODES = {
 }
 
 # RFC 9457, 3.1.3: one type of problem has one title, whoever raised it.
-_OURS = (BankError, MalformedRequest, Unauthenticated, Forbidden, NotFound, PreconditionFailed, Unprocessable, TooManyAttempts, Unavailable)
+_OURS = (
+    BankError,
+    MalformedRequest,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    NotAcceptable,
+    PreconditionFailed,
+    Unprocessable,
+    TooManyAttempts,
+    Unavailable,
+)
 _TITLES = {error.code: error.title for error in _OURS}
 
 

@@ -12,6 +12,7 @@ CODES = {
     403: {"forbidden"},
     404: {"not_found"},
     405: {"method_not_allowed"},
+    406: {"not_acceptable"},
     412: {"precondition_failed"},
     413: {"body_too_large"},
     415: {"unsupported_media_type"},

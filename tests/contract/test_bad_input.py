@@ -346,8 +346,11 @@ QUERIES: dict[str, dict[str, str]] = {
     "/balances/at-time?at=2026-01-01T00:00:00Z": {"account_id": "id"},
     "/users": {"limit": "limit", "cursor": "cursor", "role": "choice", "status": "choice", "q": "text"},
     "/users/{alice}": {},
-    "/events": {"limit": "limit", "cursor": "cursor", "stream_id": "id"},
-    "/audit-logs": {"limit": "limit", "cursor": "cursor", "entity_id": "id", "actor_id": "id"},
+    "/events": {"limit": "limit", "cursor": "cursor", "stream_id": "id", "type": "choice", "from": "position", "follow": "choice"},
+    "/audit-logs": {
+        "limit": "limit", "cursor": "cursor", "entity_type": "choice", "actor_id": "id", "action": "action", "from": "moment", "to": "moment",
+    },
+    "/audit-logs?entity_type=account": {"entity_id": "id"},
     "/auth/me": {},
     "/admin/stats": {},
 }  # fmt: skip
@@ -361,6 +364,8 @@ def plain(texts: list[str]) -> list[str]:
 
 WRONG_IN_QUERY = {
     "limit": ["", "0", "-1", "+1", "201", "1000000000", "9" * 5000, "1.0", "1e2", "1_0", " 7", "٣", "abc", "NaN", "\x00"],
+    "position": ["", "-1", "+1", "-0", "9" * 5000, str(2**63), "1.0", "1e2", "1_0", " 7", "٣", "abc", "NaN", "\x00"],
+    "action": ["", "x", "x.", ".x", "account.opened ", "Account.opened", "a.b.c", "\x00", "x.\x00", "x." + "y" * 63, "' OR 1=1 --"],
     "cursor": ["", "x", "e30", "WzFd.x.y", "'; DROP TABLE accounts; --", "x" * 501, "\x00"],
     "id": plain(NO_ID),
     "currency": plain(NO_CURRENCY),

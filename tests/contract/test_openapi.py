@@ -126,7 +126,7 @@ def test_answers_are_what_the_document_says(document, stage, post_all, nothing_w
         if status == 204:
             assert response.data == b""
             return
-        (schema,) = [content["schema"] for content in answer["content"].values()]
+        schema = answer["content"][response.mimetype]["schema"]
         assert document.objections(schema, json.loads(response.data)) == [], (method, path)
         for header in answer.get("headers", {}):
             if header not in ("Link", "Idempotent-Replayed", "Preference-Applied"):
@@ -175,6 +175,25 @@ def test_answers_are_what_the_document_says(document, stage, post_all, nothing_w
         if (status.startswith("2") and status != "201") or (method, path, status) == ("POST", f"{api}/accounts", "201")
     }
     assert seen >= expected
+
+
+def test_every_media_type_of_an_answer_is_documented_with_what_it_looks_like(document, stage):
+    found = 0
+    for method, path, operation in document.operations():
+        for status, answer in operation["responses"].items():
+            for media_type, content in document.resolve(answer).get("content", {}).items():
+                if media_type in ("application/json", "application/problem+json"):
+                    continue
+                found += 1
+                response = stage.auditor.request(method, path.removeprefix("/api/v1"), headers={"Accept": media_type})
+                assert (response.status_code, response.mimetype) == (int(status), media_type)
+                if media_type == "text/csv":
+                    assert response.text.splitlines()[0] == content["example"].splitlines()[0]
+                else:
+                    page = document.resolve(answer["content"]["application/json"]["schema"])
+                    for line in (content["example"], response.text.splitlines()[0]):
+                        assert document.objections(page["properties"]["data"]["items"], json.loads(line)) == []
+    assert found == 3
 
 
 def test_problems_are_what_the_document_says(document, stage):

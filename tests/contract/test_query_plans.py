@@ -1,5 +1,6 @@
 """Every query of the API has its index, seen at a million entries."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -118,11 +119,25 @@ def reads(client: FlaskClient) -> list[str]:
         f"/users/{user}",
         "/events?limit=20",
         f"/events?stream_id={transaction}",
-        "/audit-logs?limit=20",
-        f"/audit-logs?entity_type=transaction&entity_id={transaction}",
-        f"/audit-logs?actor_id={user}",
+        "/events?from=250000&limit=20",
+        *[f"/events?type={name}&from={first}" for name in ("TransactionSubmitted", "UserRegistered") for first in (0, 250_000)],
+        f"/events?type=TransactionFailed&stream_id={transaction}",
         "/admin/stats",
+        *audit_searches(transaction, user),
     ]
+
+
+def audit_searches(transaction: str, user: str) -> list[str]:
+    """Every combination of filters, with much, little and nothing to be found."""
+    filters = (
+        ("", "entity_type=transaction", "entity_type=import", f"entity_type=transaction&entity_id={transaction}"),
+        ("", "action=transaction.transfer", "action=login.ended"),
+        ("", f"actor_id={user}"),
+        ("", "from=2026-01-01T00:00:00Z"),
+        ("", "to=2026-01-01T00:00:00Z"),
+    )
+    chosen = ["&".join(filter(None, each)) for each in itertools.product(*filters)]
+    return [f"/audit-logs?limit=20&{each}".rstrip("&") for each in chosen]
 
 
 # Tables that grow with the bank; `accounts` and `users` have too few rows here for the planner to care.

@@ -1,14 +1,13 @@
 """A lane: one drain at a time, nothing skipped, nothing twice."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from threading import Event, Thread
 
 import pytest
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from bank.db import db, reader, unit_of_work
+from bank.db import reader, unit_of_work
 from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger import store as ledger
 from bank.ledger.decide import decide
@@ -16,7 +15,7 @@ from bank.ledger.system import lane_of
 from bank.processing.processor import drain_once
 from bank.transactions import store
 from bank.web.context import new_id
-from tests.conftest import Person
+from tests.conftest import Person, open_transaction
 
 LANES = 4
 
@@ -62,15 +61,6 @@ def status(transaction_id: str) -> str:
         row = store.get(session, transaction_id)
     assert row is not None
     return str(row.status)
-
-
-@contextmanager
-def open_transaction() -> Iterator[Connection]:
-    """A connection in a transaction that the test commits, or not."""
-    with db.engine.connect() as connection, connection.begin() as transaction:
-        yield connection
-        if transaction.is_active:
-            transaction.rollback()
 
 
 def test_a_row_that_commits_late_is_posted_although_later_numbers_were(alice: Person, post_all: Callable[[], None]) -> None:

@@ -1,0 +1,55 @@
+"""How far the log can be read without missing an event that commits late."""
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# The transaction id is taken while the statement runs and so after the snapshot that the position was seen by.
+# It is taken only where there is something new: an idle bank uses up none.
+_LAST = text(
+    """
+    SELECT last, CASE WHEN last > :settled THEN pg_current_xact_id()::text::bigint END AS bound
+      FROM (SELECT COALESCE(max(position), 0) AS last FROM events) e
+    """
+)
+
+_OLDEST_RUNNING = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+
+
+class Horizon:
+    """The position up to which the log is settled: no event will ever be added there.
+
+    Positions are drawn from a sequence, and transactions commit in another order: behind an event that is
+    seen, a smaller position may still be uncommitted, and a reader that went on would never see it.
+
+    Whoever holds such a position took a transaction id before it (a trigger on `events` sees to that) and drew
+    it before the larger one was drawn, and so before the larger one was seen. A transaction id that is taken
+    after the largest position was seen is therefore larger than that of everybody who may still add below it.
+    Once no older transaction runs, all of these have ended, and what they wrote is visible to whoever looks.
+
+    The snapshot's own upper end (`pg_snapshot_xmax`) is no such bound: it is one more than the last id that
+    *ended*, and a transaction that holds a smaller position may have a larger id than that and still run.
+
+    One reader's, in one thread. It must ask the primary: a replica has no transaction ids to give.
+    """
+
+    def __init__(self) -> None:
+        self.settled = 0
+        # The largest position seen, and the transaction id below which all must have ended.
+        self._candidate: tuple[int, int] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether events were seen that a transaction still keeps from being settled."""
+        return self._candidate is not None
+
+    def advance(self, session: Session) -> int:
+        """Look once more, and return `settled`. What is settled is visible to the statements after this one."""
+        if self._candidate is None:
+            last, bound = session.execute(_LAST, {"settled": self.settled}).one()
+            if bound is None:
+                return self.settled
+            self._candidate = (last, bound)
+        last, bound = self._candidate
+        if session.execute(_OLDEST_RUNNING).scalar_one() >= bound:
+            self.settled, self._candidate = last, None
+        return self.settled

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from werkzeug.test import TestResponse
 
 from bank import create_app, embedded
@@ -36,13 +36,30 @@ PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[tuple[str, str]]:
-    """The URLs of PostgreSQL and Redis."""
+def servers_directory() -> Iterator[Path]:
+    """Where the two servers keep their data and secrets."""
     # Not pytest's tmp_path: the database's own user must be able to reach it.
     with tempfile.TemporaryDirectory(prefix="bank-tests-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)
-        with embedded.servers(Path(directory)) as urls:
-            yield urls
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def servers(servers_directory: Path) -> Iterator[tuple[str, str]]:
+    """The URLs of PostgreSQL and Redis."""
+    with embedded.servers(servers_directory) as urls:
+        yield urls
+
+
+@pytest.fixture(scope="session")
+def as_superuser(servers: tuple[str, str], servers_directory: Path) -> Callable[[str], str]:
+    """Turn the URL of a database into that of its superuser, who gets past everything that the schema forbids."""
+    password = embedded.secret(servers_directory / "secrets" / "postgres-superuser")
+
+    def url(database_url: str) -> str:
+        return make_url(database_url).set(username="postgres", password=password).render_as_string(hide_password=False)
+
+    return url
 
 
 @pytest.fixture(scope="session")

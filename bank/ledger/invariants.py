@@ -2,11 +2,12 @@
 
 A check is one statement over whole sets, so it sees one snapshot and may run while the bank posts: what
 a drain commits together is seen together. It looks at everything, or at a window: some accounts that
-follow each other by id, with their entries, their transactions and the events of both.
+follow each other by id, with their entries, and some transactions that follow each other, with the events of both.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -15,18 +16,24 @@ from bank.ledger import store
 # A pending row that is older than this, in seconds, is not being posted: sweepers ring after three.
 MAX_QUEUE_SECONDS = 60
 
-# How much a window holds, at most; an account with more entries than that is a window of its own. It is
-# read by a worker that could be posting meanwhile: such a window takes it about a quarter of a second.
+# How much a window holds, at most; an account with more entries is one of its own. A worker that could be
+# posting reads it: these take about a third of a second, and an account of a million entries some three.
 _WINDOW_ACCOUNTS = 500
-_WINDOW_ENTRIES = 10_000
+_WINDOW_ENTRIES = 5_000
+_WINDOW_TRANSACTIONS = 1_500
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Accounts by id, from the first to the last, both included."""
+    """Accounts by id and transactions by `seq`, from the first to the last, both included; None where there are none.
 
-    first: str
-    last: str
+    Two slices, since either may be large by itself: an account with a million transactions would not fit a window.
+    """
+
+    first_account: str | None
+    last_account: str | None
+    first_seq: int | None
+    last_seq: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,11 @@ class Check:
 
 
 # The checks name tables in braces. For a window these are the parts of the tables that belong to it.
-_BETWEEN = "BETWEEN %(first)s::uuid AND %(last)s::uuid"
-_BALANCES = f"(SELECT * FROM balances WHERE account_id {_BETWEEN})"
-# Every transaction has a customer's account on one side at least, and names it; the outside's are not named.
-_TRANSACTIONS = f"(SELECT * FROM transactions WHERE from_account_id {_BETWEEN} OR to_account_id {_BETWEEN})"
+_BALANCES = "(SELECT * FROM balances WHERE account_id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)"
+_TRANSACTIONS = "(SELECT * FROM transactions WHERE seq BETWEEN %(first_seq)s AND %(last_seq)s)"
 _OF_A_WINDOW = {
     "balances": _BALANCES,
-    "entries": f"(SELECT * FROM entries WHERE account_id {_BETWEEN})",
+    "entries": "(SELECT * FROM entries WHERE account_id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)",
     "transactions": _TRANSACTIONS,
     "events": f"""(SELECT * FROM events WHERE stream_id IN (
                        SELECT account_id FROM {_BALANCES} own UNION ALL SELECT id FROM {_TRANSACTIONS} own))""",
@@ -63,8 +68,7 @@ def _over_window(name: str, statement: str) -> Check:
         if window is None:
             rows = connection.exec_driver_sql(statement.format(**_OF_EVERYTHING))
         else:
-            bounds = {"first": window.first, "last": window.last}
-            rows = connection.exec_driver_sql(statement.format(**_OF_A_WINDOW), bounds)
+            rows = connection.exec_driver_sql(statement.format(**_OF_A_WINDOW), asdict(window))
         return sorted({str(row[0]) for row in rows})
 
     return Check(name, True, find)
@@ -157,20 +161,39 @@ CHECKS: Sequence[Check] = (
 )
 
 
-def window_after(connection: Connection, account_id: str | None) -> Window | None:
-    """The window that begins behind that account (None: at the first); None when no account follows."""
-    row = connection.exec_driver_sql(
-        """SELECT first::text, account_id::text FROM (
-               SELECT account_id, row_number() OVER accounts AS number, sum(version) OVER accounts AS entries,
-                      first_value(account_id) OVER accounts AS first
-                 FROM (SELECT account_id, version FROM balances WHERE %(after)s::uuid IS NULL OR account_id > %(after)s::uuid
-                        ORDER BY account_id LIMIT %(accounts)s) b
-               WINDOW accounts AS (ORDER BY account_id)) b
-            WHERE number = 1 OR entries <= %(entries)s
-            ORDER BY account_id DESC LIMIT 1""",
-        {"after": account_id, "accounts": _WINDOW_ACCOUNTS, "entries": _WINDOW_ENTRIES},
-    ).fetchone()
-    return None if row is None else Window(row[0], row[1])
+# By id from behind that account: as many as a window holds, and the first of them whatever it has.
+_NEXT_ACCOUNTS = """
+    SELECT first::text, account_id::text FROM (
+        SELECT account_id, row_number() OVER accounts AS number, sum(version) OVER accounts AS entries,
+               first_value(account_id) OVER accounts AS first
+          FROM (SELECT account_id, version FROM balances WHERE account_id > %s::uuid ORDER BY account_id LIMIT %s) b
+        WINDOW accounts AS (ORDER BY account_id)) b
+     WHERE number = 1 OR entries <= %s
+     ORDER BY account_id DESC LIMIT 1
+"""
+
+_NEXT_TRANSACTIONS = """
+    SELECT min(seq), max(seq) FROM (SELECT seq FROM transactions WHERE seq > %s ORDER BY seq LIMIT %s) t HAVING count(*) > 0
+"""
+
+_BEFORE_ALL_ACCOUNTS = "00000000-0000-0000-0000-000000000000"
+
+
+def window_after(connection: Connection, before: Window | None) -> Window:
+    """The window that follows; behind the last account or transaction it goes on with the first of them."""
+
+    def slice_of(query: str, after: object, start: object, *limits: int) -> Sequence[Any]:
+        for behind in (after or start, start):
+            row = connection.exec_driver_sql(query, (behind, *limits)).fetchone()
+            if row is not None:
+                return row
+        return None, None
+
+    last_account, last_seq = (before.last_account, before.last_seq) if before else (None, None)
+    return Window(
+        *slice_of(_NEXT_ACCOUNTS, last_account, _BEFORE_ALL_ACCOUNTS, _WINDOW_ACCOUNTS, _WINDOW_ENTRIES),
+        *slice_of(_NEXT_TRANSACTIONS, last_seq, 0, _WINDOW_TRANSACTIONS),
+    )
 
 
 def customers_accounts(connection: Connection, ids: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from bank.accounts import service as accounts
 from bank.config import Config
 from bank.db import reader
-from bank.errors import Unavailable
+from bank.errors import BankError, Unavailable
 from bank.events.types import Origin
 from bank.ledger.invariants import CHECKS, Check, Window, customers_accounts, window_after
 from bank.processing.counters import InvariantsChecked, counters
@@ -38,18 +38,18 @@ _QUERY_CANCELED = "57014"
 
 
 def check_sample() -> dict[str, int]:
-    """Check the next accounts, and again those where something was wrong; runs by rq-scheduler.
+    """Check the next accounts and transactions, and again those where something was wrong; runs by rq-scheduler.
 
     Returns how many violate each check. Raises Unavailable when the database is, and RedisError; the
     next sample then begins where this one did.
     """
-    after, broken = _remembered()
+    last, broken = _remembered()
     with reader() as session:
-        window = window_after(session.connection(), after) or window_after(session.connection(), None)
+        window = window_after(session.connection(), last)
     violations = _find(_OF_EVERYTHING, None)
     concerned: dict[str, set[str]] = {check.name: set() for check in _OF_A_WINDOW}
     still_broken = []
-    for each in dict.fromkeys([*broken, *([window] if window else [])]):
+    for each in dict.fromkeys([*broken, window]):
         found = _find(_OF_A_WINDOW, each)
         if any(found.values()):
             still_broken.append(each)
@@ -62,22 +62,23 @@ def check_sample() -> dict[str, int]:
     config: Config = current_app.config["BANK"]
     if config.freeze_on_violation:
         _freeze({name: sorted(ids) for name, ids in concerned.items() if ids})
-    _remember(window.last if window else None, still_broken[:_BROKEN_WINDOWS])
+    _remember(window, still_broken[:_BROKEN_WINDOWS])
     counts = {name: len(ids) for name, ids in violations.items()}
     counters.seen(InvariantsChecked(counts))
     return counts
 
 
-def _remembered() -> tuple[str | None, list[Window]]:
+def _remembered() -> tuple[Window | None, list[Window]]:
+    """The window of the last sample, and those in which something was wrong."""
     text = redis().get(_KEY)
     if text is None:
         return None, []
-    memory = json.loads(text)
-    return memory["after"], [Window(*bounds) for bounds in memory["broken"]]
+    last, *broken = (Window(*bounds) for bounds in json.loads(text))
+    return last, broken
 
 
-def _remember(after: str | None, broken: Sequence[Window]) -> None:
-    redis().set(_KEY, json.dumps({"after": after, "broken": [astuple(window) for window in broken]}))
+def _remember(last: Window, broken: Sequence[Window]) -> None:
+    redis().set(_KEY, json.dumps([astuple(window) for window in (last, *broken)]))
 
 
 def _find(checks: Sequence[Check], window: Window | None) -> dict[str, list[str]]:
@@ -106,6 +107,8 @@ def _freeze(violations: Mapping[str, Sequence[str]]) -> None:
         try:
             if accounts.freeze(account_id, f"invariant violated: {', '.join(names)}", Origin()):
                 log.error("account_frozen", account_id=account_id, checks=names)
-        except IntegrityError as error:
-            # The database refuses to write to rows as broken as these, and so refuses postings to them too.
-            log.error("account_not_frozen", account_id=account_id, checks=names, error=str(error.orig))
+        except Unavailable:
+            raise
+        except (BankError, IntegrityError) as error:
+            # The account is so broken that nothing can be written to it; the others must not wait for that.
+            log.error("account_not_frozen", account_id=account_id, checks=names, exc_info=error)

@@ -1,82 +1,23 @@
 """The invariants: a superuser's hands break the books in one place, and the checks name just that."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from threading import Event, Thread
 
 import pytest
-from flask import Flask
 from sqlalchemy import Connection, NullPool, create_engine, text
 
-from bank import create_app
-from bank.config import Config
-from bank.db import db, reader
+from bank.db import reader
 from bank.ledger import invariants
 from bank.ledger.invariants import CHECKS, Window, customers_accounts, window_after
-from bank.processing.processor import drain_once
-from tests.processes import ADMIN_PASSWORD, fresh_database
-
-
-@dataclass(frozen=True)
-class Books:
-    """A bank that has seen some business: two customers' accounts and what happened between them, by id."""
-
-    app: Flask
-    superuser_url: str
-    alice: str
-    bob: str
-    transfer: str
-    rolled_back: str
-    failed: str
-    pending: str
-
-
-def drain(app: Flask) -> None:
-    with app.app_context():
-        for lane in range(4):
-            while drain_once(lane):
-                pass
-
-
-class Teller:
-    """The administrator at the counter of a bank, who may do everything."""
-
-    def __init__(self, app: Flask) -> None:
-        self._client = app.test_client()
-        login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
-        self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
-
-    def post(self, path: str, **body: str) -> str:
-        response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
-        assert response.status_code in (201, 202), response.json
-        return str(response.json["id"])
+from tests.books import Books, small_books
 
 
 @pytest.fixture(scope="module")
 def books(environ: Mapping[str, str], as_superuser: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
     """Books of their own, with every kind of transaction in them."""
-    with fresh_database(environ, tmp_path_factory.mktemp("books")) as own:
-        app = create_app(Config.from_env(own))
-        teller = Teller(app)
-        alice, bob = (teller.post("/accounts", currency="USD", name=name) for name in ("alice", "bob"))
-        teller.post("/transactions/credit", account_id=alice, amount="100.00", currency="USD", effective_at="2024-03-01T12:00:00Z")
-        teller.post("/transactions/credit", account_id=bob, amount="50.00", currency="USD")
-        drain(app)
-        parties = {"from_account_id": alice, "to_account_id": bob, "currency": "USD"}
-        transfer = teller.post("/transactions/transfer", amount="30.00", **parties)
-        rolled_back = teller.post("/transactions/transfer", amount="20.00", **parties)
-        failed = teller.post("/transactions/transfer", amount="1000.00", **parties)
-        drain(app)
-        teller.post(f"/transactions/{rolled_back}/rollback", reason="by mistake")
-        teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
-        teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
-        drain(app)
-        pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, as_superuser(own["DATABASE_URL"]), alice, bob, transfer, rolled_back, failed, pending)
-        with app.app_context():
-            for engine in db.engines.values():
-                engine.dispose()
+    with small_books(environ, as_superuser, tmp_path_factory.mktemp("books")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -99,7 +40,7 @@ def test_books_that_saw_business_violate_nothing(books: Books, superuser: Connec
     assert set(statuses) == {"completed", "failed", "pending", "rolled_back"}
     assert violations(superuser) == {}
     window = window_after(superuser, None)
-    assert window is not None and window.first <= books.alice < books.bob <= window.last
+    assert window.first_account <= books.alice < books.bob <= window.last_account
     assert violations(superuser, window) == {}
 
 
@@ -239,32 +180,61 @@ def test_every_check_has_its_damage() -> None:
     assert {check for _, expected in DAMAGE.values() for check in expected} == {check.name for check in CHECKS}
 
 
+def once_round(connection: Connection) -> list[Window]:
+    """The windows from the first until all accounts and all transactions were in one."""
+    windows = [window_after(connection, None)]
+    seen = {(windows[0].first_account, windows[0].first_seq)}
+    while (window := window_after(connection, windows[-1])) and (window.first_account, window.first_seq) not in seen:
+        windows.append(window)
+        seen.add((window.first_account, window.first_seq))
+    return windows
+
+
 def test_windows_go_over_all_accounts_and_keep_to_their_size(superuser: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts = superuser.execute(text("SELECT account_id::text, version FROM balances ORDER BY account_id")).all()
+    entries = dict(superuser.execute(text("SELECT account_id::text, version FROM balances ORDER BY account_id")).all())
+    assert max(entries.values()) > 3, "no account is too large for a window"
 
-    def windows() -> list[list[str]]:
-        seen, after = [], None
-        while window := window_after(superuser, after):
-            seen.append([account for account, _ in accounts if window.first <= account <= window.last])
-            after = window.last
-        assert list(chain.from_iterable(seen)) == [account for account, _ in accounts]
-        return seen
+    def slices() -> list[list[str]]:
+        found = [[account for account in entries if w.first_account <= account <= w.last_account] for w in once_round(superuser)]
+        assert list(chain.from_iterable(found)) == list(entries)
+        return found
 
-    assert len(windows()) == 1
+    assert len(slices()) == 1
     monkeypatch.setattr(invariants, "_WINDOW_ACCOUNTS", 2)
-    assert {len(window) for window in windows()} <= {1, 2}
+    assert {len(accounts) for accounts in slices()} <= {1, 2}
     monkeypatch.setattr(invariants, "_WINDOW_ACCOUNTS", 100)
     monkeypatch.setattr(invariants, "_WINDOW_ENTRIES", 3)
-    entries = dict(accounts)
-    assert max(entries.values()) > 3, "no account is too large for a window"
-    assert len(windows()) > 1
-    assert all(len(window) == 1 or sum(entries[account] for account in window) <= 3 for window in windows())
+    assert len(slices()) > 1
+    assert all(len(accounts) == 1 or sum(entries[account] for account in accounts) <= 3 for accounts in slices())
+
+
+def test_windows_go_over_all_transactions_and_keep_to_their_size(superuser: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants, "_WINDOW_TRANSACTIONS", 2)
+    numbers = superuser.execute(text("SELECT seq FROM transactions ORDER BY seq")).scalars().all()
+    found = [[seq for seq in numbers if w.first_seq <= seq <= w.last_seq] for w in once_round(superuser)]
+    assert list(chain.from_iterable(found)) == numbers
+    assert {len(some) for some in found} <= {1, 2}
+
+
+def test_a_bank_without_transactions_has_a_window_all_the_same(superuser: Connection) -> None:
+    for table in ("transactions", "entries", "daily_balances"):
+        superuser.execute(text(f"DELETE FROM {table}"))
+    superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%'"))
+    superuser.execute(text("UPDATE balances SET amount = 0, version = 0"))
+    window = window_after(superuser, None)
+    assert (window.first_seq, window.last_seq) == (None, None)
+    assert violations(superuser, window) == {}
 
 
 def test_a_window_sees_no_damage_elsewhere(books: Books, superuser: Connection) -> None:
     superuser.execute(text("UPDATE entries SET balance = balance + 1 WHERE account_id = :alice AND version = 1"), {"alice": books.alice})
-    assert violations(superuser, Window(books.bob, books.bob)) == {}
-    assert violations(superuser, Window(books.alice, books.alice)) == {"entries_follow_each_other": [books.alice]}
+    superuser.execute(text("UPDATE transactions SET amount = amount + 1 WHERE id = :transfer"), {"transfer": books.transfer})
+    seq = superuser.execute(text("SELECT seq FROM transactions WHERE id = :transfer"), {"transfer": books.transfer}).scalar_one()
+    assert violations(superuser, Window(books.bob, books.bob, seq + 1, seq + 100)) == {}
+    assert violations(superuser, Window(books.alice, books.alice, seq, seq)) == {
+        "entries_follow_each_other": [books.alice],
+        "transactions_move_their_amount": [books.transfer],
+    }
 
 
 def test_a_violation_concerns_its_customers_and_never_the_outside(books: Books, superuser: Connection) -> None:
@@ -277,7 +247,7 @@ def test_a_violation_concerns_its_customers_and_never_the_outside(books: Books, 
 
 
 def test_no_check_is_misled_while_the_bank_posts(books: Books) -> None:
-    teller, stop = Teller(books.app), Event()
+    teller, stop = books.teller, Event()
     posted: list[str] = []
 
     def post() -> None:
@@ -286,7 +256,7 @@ def test_no_check_is_misled_while_the_bank_posts(books: Books) -> None:
                 transfer = teller.post(
                     "/transactions/transfer", from_account_id=source, to_account_id=target, amount="1.00", currency="USD"
                 )
-                drain(books.app)
+                books.drain()
                 posted.append(teller.post(f"/transactions/{transfer}/rollback", reason="back", amount="0.40"))
 
     posting = Thread(target=post)

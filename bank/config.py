@@ -118,6 +118,12 @@ class Config:
         _whole(0, 10),
         "How many proxies stand in front of the API: the address of a caller is taken from that many entries of X-Forwarded-For.",
     )
+    freeze_on_violation: bool = _setting(
+        "BANK_FREEZE_ON_VIOLATION",
+        False,
+        _yes_or_no,
+        "Whether the customers' accounts concerned are frozen when the sample of the books finds a violation.",
+    )
     log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
 
     @classmethod

@@ -18,6 +18,7 @@ from bank import create_app
 from bank.cli.migrate import bind
 from bank.config import Config
 from bank.db import db
+from bank.ledger.invariants import CHECKS
 from bank.web.api import Blueprint
 
 ROOT = Path(__file__).parents[1]
@@ -183,3 +184,23 @@ def test_every_migration_goes_up_down_and_up_again_and_ends_where_the_models_are
             assert checks == {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}, table.name
     downgrade(directory=MIGRATIONS, revision="base")
     assert shape() == nothing
+
+
+def test_every_alert_watches_metrics_that_there_are_and_leads_to_a_runbook(client) -> None:
+    rules = (ROOT / "monitoring" / "prometheus" / "alerts.yml").read_text()
+    shown = client.get("/metrics").text
+    alerts = re.split(r"^ +- alert: ", rules, flags=re.MULTILINE)[1:]
+    assert alerts
+    for alert in alerts:
+        name = alert.splitlines()[0]
+        metrics = re.findall(r"\bbank_\w+", alert)
+        assert metrics and all(f"# TYPE {metric} " in shown for metric in metrics), name
+        assert re.search(r"^ +summary: \S", alert, re.MULTILINE), name
+        page, _, heading = re.search(r"^ +runbook_url: (.+)$", alert, re.MULTILINE)[1].partition("#")
+        headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+        assert not heading or heading in [each.lower().replace(" ", "-") for each in headings], name
+
+
+def test_the_runbook_of_invariants_explains_every_check() -> None:
+    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "runbooks" / "invariant-violated.md").read_text(), re.MULTILINE)
+    assert told == [check.name for check in CHECKS]

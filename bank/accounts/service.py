@@ -1,5 +1,6 @@
 """Opening, changing and finding accounts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -222,7 +223,23 @@ def change(account_id: str, owner_id: str | None, changes: dict[str, Any], origi
         return _change(session, account, changes, origin)
 
 
-def _change(session: Session, account: Row[Any], changes: dict[str, Any], origin: Origin) -> Row[Any]:
+def freeze(account_id: str, reason: str, origin: Origin) -> bool:
+    """Freeze a customer's account; whether it was active until now. The audit row carries the reason.
+
+    Raises NotFound when no customer has an account of this id.
+    """
+    with unit_of_work() as session:
+        account = _get(session, account_id, None, lock=True)
+        if account.status != "active":
+            return False
+        _change(session, account, {"status": "frozen"}, origin, {"reason": reason})
+        return True
+
+
+def _change(
+    session: Session, account: Row[Any], changes: dict[str, Any], origin: Origin, details: Mapping[str, str] | None = None
+) -> Row[Any]:
+    """Change a locked account. `details` go into the audit row beside what changed."""
     event = AccountChanged(
         name=changes.get("name", account.name),
         status=changes.get("status", account.status),
@@ -247,8 +264,8 @@ def _change(session: Session, account: Row[Any], changes: dict[str, Any], origin
     session.execute(text("UPDATE accounts SET name = :name, is_default = :is_default, version = :version WHERE id = :id"), parameters)
     session.execute(text("UPDATE balances SET status = :status, overdraft_limit = :limit WHERE account_id = :id"), parameters)
     events.append(session, account.id, account.version + 1, event, origin)
-    details = {key: value for key, value in changes.items() if value != getattr(account, key)}
-    audit.record(session, "account", account.id, "account.changed", origin, details)
+    changed = {key: value for key, value in changes.items() if value != getattr(account, key)}
+    audit.record(session, "account", account.id, "account.changed", origin, {**changed, **(details or {})})
     return _get(session, account.id, None)
 
 

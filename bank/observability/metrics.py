@@ -8,7 +8,7 @@ from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 from bank.money import exponent
-from bank.processing.counters import Happening, QueueSeen, counters
+from bank.processing.counters import Happening, InvariantsChecked, QueueSeen, counters
 from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
@@ -21,6 +21,8 @@ _depth = Gauge(
     "bank_queue_pending_transactions", "Transactions that wait, by the sweeper's last look.", ["lane"], multiprocess_mode="mostrecent"
 )
 _age = Gauge("bank_queue_oldest_seconds", "How long the oldest of them waits.", ["lane"], multiprocess_mode="mostrecent")
+_violations = Gauge("bank_invariant_violations", "Violations the last sample found.", ["check"], multiprocess_mode="mostrecent")
+_checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
 
 
 def init_app(app: Flask) -> None:
@@ -41,6 +43,11 @@ def _observe(happened: Happening) -> None:
         for lane, (pending, seconds) in happened.lanes.items():
             _depth.labels(str(lane)).set(pending)
             _age.labels(str(lane)).set(seconds)
+        return
+    if isinstance(happened, InvariantsChecked):
+        for check, count in happened.violations.items():
+            _violations.labels(check).set(count)
+        _checked.set_to_current_time()
         return
     for kind, count in happened.posted.items():
         _posted.labels(kind).inc(count)

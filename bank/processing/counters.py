@@ -37,7 +37,14 @@ class QueueSeen:
     lanes: dict[int, tuple[int, float]]
 
 
-Happening = BatchDone | QueueSeen | str
+@dataclass(frozen=True, slots=True)
+class InvariantsChecked:
+    """What the sample of the books showed: by the name of each check how many violate it."""
+
+    violations: dict[str, int]
+
+
+Happening = BatchDone | QueueSeen | InvariantsChecked | str
 
 
 class Counters:
@@ -56,7 +63,7 @@ class Counters:
         self._listeners: dict[str, Callable[[Happening], None]] = {}
 
     def listen(self, name: str, listener: Callable[[Happening], None]) -> None:
-        """Call `listener` with each BatchDone and QueueSeen, and with the type of each accepted transaction.
+        """Call `listener` with each BatchDone, QueueSeen and InvariantsChecked, and with the type of each accepted transaction.
 
         It is called with the lock held, so it must be quick. A second one of a name takes the place
         of the first: a process may build several applications and still counts once.
@@ -83,8 +90,8 @@ class Counters:
             for listener in self._listeners.values():
                 listener(batch)
 
-    def queue_seen(self, seen: QueueSeen) -> None:
-        """Tell what waits now, also when no batch is ever done."""
+    def seen(self, seen: QueueSeen | InvariantsChecked) -> None:
+        """Tell how things stand now; there is nothing to count."""
         with self._lock:
             for listener in self._listeners.values():
                 listener(seen)

@@ -28,7 +28,7 @@ def sweep() -> list[int]:
     config: Config = current_app.config["BANK"]
     with reader() as session:
         waiting = {lane: (count, seconds) for lane, count, seconds in store.queue(session.connection())}
-    counters.queue_seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
+    counters.seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
     lanes = [lane for lane, (_, seconds) in waiting.items() if seconds >= _UNHEARD_SECONDS]
     for lane in lanes:
         bells.ring(lane)

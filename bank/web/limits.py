@@ -1,11 +1,14 @@
 """How often a caller may ask: flask-limiter, set so that a Redis that is away neither opens nor breaks the API."""
 
+import time
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
-from flask import Flask, current_app
+from flask import Flask, Response, current_app
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from redis.exceptions import RedisError
 
 from bank.config import Config
 
@@ -22,7 +25,7 @@ def _default() -> str:
     return config.rate_limit_default
 
 
-limiter = Limiter(key_func=_caller, default_limits=[_default], headers_enabled=True)
+limiter = Limiter(key_func=_caller, default_limits=[_default])
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -36,10 +39,8 @@ def settings(config: Config) -> dict[str, Any]:
         "RATELIMIT_STRATEGY": "fixed-window",
         "RATELIMIT_DEFAULTS_PER_METHOD": False,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
-        "RATELIMIT_HEADER_LIMIT": "RateLimit-Limit",
-        "RATELIMIT_HEADER_REMAINING": "RateLimit-Remaining",
-        "RATELIMIT_HEADER_RESET": "RateLimit-Reset",
-        "RATELIMIT_HEADER_RETRY_AFTER_VALUE": "delta-seconds",
+        # Of two requests that see Redis die at once only one switches to the fallback; the other one is let through.
+        "RATELIMIT_SWALLOW_ERRORS": True,
     }
 
 
@@ -47,3 +48,23 @@ def init_app(app: Flask, user: Callable[[], str | None]) -> None:
     """Limit every route that does not say otherwise. `user` gives the id of who asks, if that is proven."""
     app.extensions["rate_limit_user"] = user
     limiter.init_app(app)
+    app.after_request(_tell)
+
+
+def _tell(response: Response) -> Response:
+    """Tell the limit in headers, with seconds where flask-limiter would give a time of day, and Retry-After only where
+    the limit is what refuses: flask-limiter puts it on every answer, also over our own."""
+    current = limiter.current_limit
+    if current is None or not limiter.enabled:
+        return response
+    try:
+        remaining, reset_at = current.remaining, current.reset_at
+    except RedisError:
+        return response
+    seconds = max(0, ceil(reset_at - time.time()))
+    response.headers["RateLimit-Limit"] = str(current.limit.amount)
+    response.headers["RateLimit-Remaining"] = str(remaining)
+    response.headers["RateLimit-Reset"] = str(seconds)
+    if current.breached:
+        response.headers.setdefault("Retry-After", str(max(1, seconds)))
+    return response

@@ -37,10 +37,12 @@ def test_made_up_tokens_do_not_make_new_callers(limited: Flask) -> None:
 def test_the_limit_is_told_in_headers_and_as_a_problem(limited: Flask, carol: Person) -> None:
     _, headers = get(limited, carol.token, "192.0.2.9")
     assert (headers["RateLimit-Limit"], headers["RateLimit-Remaining"]) == ("5", "4")
+    # Seconds from now; and nobody need wait who was not refused.
+    assert 0 < int(headers["RateLimit-Reset"]) <= 3600 and "Retry-After" not in headers
     for _ in range(4):
         get(limited, carol.token, "192.0.2.9")
     status, headers = get(limited, carol.token, "192.0.2.9")
-    assert status == 429 and int(headers["Retry-After"]) > 0
+    assert status == 429 and headers["Retry-After"] == headers["RateLimit-Reset"]
     assert headers["Content-Type"] == "application/problem+json"
 
 

@@ -220,3 +220,22 @@ def test_without_redis_money_is_taken_and_a_drain_works_and_nobody_waits(
         assert processor.drain(lane_of(account_id, 4)) >= 20
         assert time.monotonic() - started < 5, "a Redis that is away was waited for again and again"
     assert alice.get("/balances/current").json["data"][0]["amount"] == "20.00"
+
+
+def test_a_ring_at_the_very_last_look_is_still_heard(alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    account_id = str(alice.open_account()["id"])
+    lane = lane_of(account_id, 4)
+    monkeypatch.setattr(processing, "_QUIET_SECONDS", 0.0)
+    looks = []
+    rings = bells.rings
+
+    def rung_just_before(lanes: list[int]) -> dict[int, int]:
+        looks.append(lanes)
+        if len(looks) == 2:
+            alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
+            assert ("bank.processing.tasks.drain", [lane]) not in waiting_jobs(), "the drain is awake: a ring is only counted"
+        return rings(lanes)
+
+    monkeypatch.setattr(bells, "rings", rung_just_before)
+    processor.drain(lane)
+    assert alice.get("/balances/current").json["data"][0]["amount"] == "1.00"

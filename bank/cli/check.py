@@ -1,0 +1,63 @@
+"""`bank check`: every invariant of the books, over everything."""
+
+import time
+from dataclasses import replace
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bank import create_app
+from bank.config import Config, ConfigError
+from bank.db import reader
+from bank.errors import BankError
+from bank.ledger.invariants import CHECKS
+
+# Exit codes: an invariant does not hold; it could not be found out.
+VIOLATED, UNKNOWN = 1, 2
+
+# How many ids are shown of those that violate a check; the rest are counted.
+_SHOWN = 5
+
+
+class Unknown(click.ClickException):
+    """Not every check could be made."""
+
+    exit_code = UNKNOWN
+
+
+@click.command("check")
+def command() -> None:
+    """Check every invariant of the books, over everything.
+
+    Safe while the bank runs: nothing is locked or changed, and each check sees the books at one moment. The
+    scheduler checks a sample each minute by itself.
+
+    Exit code: 0 when all hold, 1 when one does not (it is named), 2 when that could not be found out.
+    """
+    progress = Console(stderr=True)
+    table = Table("check", "seconds", "violations", "the first of them", box=None, padding=(0, 2, 0, 0))
+    broken = []
+    try:
+        app = create_app(replace(Config.from_env(), log_level="WARNING"))
+        with app.app_context(), reader() as session:
+            connection = session.connection()
+            # A check may read every entry there is. The connection is in autocommit, so no transaction spans two of them.
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            for number, check in enumerate(CHECKS, 1):
+                progress.print(f"{number}/{len(CHECKS)} {check.name}", highlight=False)
+                started = time.monotonic()
+                ids = check.find(connection, None)
+                seconds = time.monotonic() - started
+                shown = [*ids[:_SHOWN], *(["…"] if len(ids) > _SHOWN else [])]
+                table.add_row(check.name, f"{seconds:.2f}", f"{len(ids):,}", ", ".join(shown))
+                if ids:
+                    broken.append(check.name)
+    except (ConfigError, BankError) as error:
+        raise Unknown(str(error)) from error
+    console = Console()
+    console.print(table)
+    if broken:
+        console.print(f"VIOLATED: {', '.join(broken)}. What to do: docs/runbooks/invariant-violated.md", soft_wrap=True)
+        click.get_current_context().exit(VIOLATED)
+    console.print("All invariants hold.")

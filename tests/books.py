@@ -1,0 +1,107 @@
+"""Small books on a database of their own, for tests that break them with a superuser's hands."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from sqlalchemy import NullPool, create_engine, text
+
+from bank import create_app
+from bank.config import Config
+from bank.db import db
+from bank.processing.processor import drain_once
+from tests.processes import ADMIN_PASSWORD, fresh_database
+
+
+class Teller:
+    """The administrator at the counter of a bank, who may do everything."""
+
+    def __init__(self, app: Flask) -> None:
+        self._client = app.test_client()
+        login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
+        self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
+
+    def post(self, path: str, **body: str) -> str:
+        """POST to `/api/v1` + path; the id of what came to be."""
+        response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
+        assert response.status_code in (201, 202), response.json
+        return str(response.json["id"])
+
+    def get(self, path: str) -> Any:
+        """GET `/api/v1` + path; the body."""
+        return self._client.get(f"/api/v1{path}", headers=self._headers).json
+
+    def metrics(self) -> list[str]:
+        """The lines of `/metrics`."""
+        return self._client.get("/metrics").text.splitlines()
+
+
+@dataclass(frozen=True)
+class Books:
+    """A bank that has seen some business: two customers' accounts and what happened between them, by id."""
+
+    app: Flask
+    environ: dict[str, str]
+    superuser_url: str
+    teller: Teller
+    alice: str
+    bob: str
+    transfer: str
+    rolled_back: str
+    failed: str
+    pending: str
+
+    def drain(self) -> None:
+        """Post what is pending, as the workers would."""
+        drain(self.app)
+
+    @contextmanager
+    def broken(self, damage: str, repair: str, **parameters: str) -> Iterator[None]:
+        """Past all triggers and foreign keys do the damage, and the repair at the end."""
+        with create_engine(self.superuser_url, poolclass=NullPool).connect() as connection:
+            connection.execute(text("SET session_replication_role = replica"))
+            try:
+                connection.execute(text(damage), parameters)
+                connection.commit()
+                yield
+            finally:
+                connection.rollback()
+                connection.execute(text(repair), parameters)
+                connection.commit()
+
+
+def drain(app: Flask) -> None:
+    """Post what is pending."""
+    with app.app_context():
+        for lane in range(app.config["BANK"].lanes):
+            while drain_once(lane):
+                pass
+
+
+@contextmanager
+def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], directory: Path) -> Iterator[Books]:
+    """Books with every kind of transaction in them; the last transfer is still pending."""
+    with fresh_database(environ, directory) as own:
+        app = create_app(Config.from_env(own))
+        teller = Teller(app)
+        alice, bob = (teller.post("/accounts", currency="USD", name=name) for name in ("alice", "bob"))
+        teller.post("/transactions/credit", account_id=alice, amount="100.00", currency="USD", effective_at="2024-03-01T12:00:00Z")
+        teller.post("/transactions/credit", account_id=bob, amount="50.00", currency="USD")
+        drain(app)
+        parties = {"from_account_id": alice, "to_account_id": bob, "currency": "USD"}
+        transfer = teller.post("/transactions/transfer", amount="30.00", **parties)
+        rolled_back = teller.post("/transactions/transfer", amount="20.00", **parties)
+        failed = teller.post("/transactions/transfer", amount="1000.00", **parties)
+        drain(app)
+        teller.post(f"/transactions/{rolled_back}/rollback", reason="by mistake")
+        teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
+        teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
+        drain(app)
+        pending = teller.post("/transactions/transfer", amount="1.00", **parties)
+        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, transfer, rolled_back, failed, pending)
+        with app.app_context():
+            for engine in db.engines.values():
+                engine.dispose()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from math import ceil
 from typing import Any
 
 from flask import Flask, Response, current_app
@@ -61,7 +60,7 @@ def _tell(response: Response) -> Response:
         remaining, reset_at = current.remaining, current.reset_at
     except RedisError:
         return response
-    seconds = max(0, ceil(reset_at - time.time()))
+    seconds = max(0, int(reset_at - time.time()))
     response.headers["RateLimit-Limit"] = str(current.limit.amount)
     response.headers["RateLimit-Remaining"] = str(remaining)
     response.headers["RateLimit-Reset"] = str(seconds)

@@ -72,7 +72,7 @@ def test_a_year_of_requests_is_posted_to_the_cent_and_repeating_them_changes_not
         pending = "SELECT count(*) FROM transactions WHERE status = 'pending'"
         wait_until(lambda: query(own, pending) == [(0,)], "everything is final", 60)
         assert_books_equal(own, year, ids)
-        assert_api_agrees(bank, token, year, ids, [date(1993, month, 28) for month in (2, 5, 9)])
+        assert_api_agrees(bank, token, year, ids, [date(1993, 9, 28)])
         balances = _current(bank.client(token))
         assert {ids[account]: balance for account, balance in year.balances.items()} == balances
 

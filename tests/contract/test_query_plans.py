@@ -72,7 +72,8 @@ def fill(environ: Mapping[str, str]) -> None:
               AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)""",
     )
     dropped, made = [f"DROP INDEX {name}" for name, _ in indexes], [definition for _, definition in indexes]
-    for statement in (*dropped, *_FILL, *made, "ANALYZE"):
+    unchecked, checked = (f"ALTER TABLE entries {word} TRIGGER check_entries" for word in ("DISABLE", "ENABLE"))
+    for statement in (*dropped, unchecked, *_FILL, checked, *made, "ANALYZE"):
         query(patient, statement, accounts=ACCOUNTS, transfers=TRANSFERS)
 
 

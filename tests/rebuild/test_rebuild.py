@@ -167,7 +167,7 @@ def test_while_clients_post_a_swap_loses_and_doubles_nothing(bank: Bank) -> None
     with ThreadPoolExecutor(8) as clients:
         running = [clients.submit(keep_posting, number) for number in range(8)]
         try:
-            for _ in range(3):
+            for _ in range(2):
                 code, output = rebuild(bank, "--swap")
                 assert code == 0, output
                 waited = re.search(r"at most ([0-9.]+) s", output)

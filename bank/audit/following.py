@@ -6,8 +6,6 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from bank.auth import guard
-from bank.auth.guard import Principal
 from bank.db import reader
 from bank.errors import Unavailable
 from bank.events import store
@@ -43,14 +41,14 @@ def until_now(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[A
     yield from _pages(filters, after, last)
 
 
-def follow(who: Principal, filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]]]:
+def follow(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]]]:
     """The events behind position `after`, and those that come, in pages; an empty one where there is nothing to tell.
 
-    Ends after ten minutes, with the login of `who`, and when the process is asked to stop.
+    Ends after ten minutes, and when the process is asked to stop.
     """
     horizon = Horizon()
     end, speak_at = time.monotonic() + _FOLLOW_SECONDS, 0.0
-    while time.monotonic() < end and streaming.serving() and guard.still_stands(who):
+    while time.monotonic() < end and streaming.serving():
         last = _advance(horizon)
         for rows in _pages(filters, after, last):
             yield rows

@@ -1,12 +1,14 @@
 """`/events` and `/audit-logs`: what happened, and who wanted it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Response
 from sqlalchemy import Row
 
 from bank.audit import following, schemas, service
-from bank.auth.guard import login_required, principal
+from bank.auth.guard import login_required, principal, still_stands
 from bank.db import reader
 from bank.errors import Unprocessable
 from bank.events import store as events
@@ -34,6 +36,11 @@ _AUDIT_CSV = (
     ",".join(_COLUMNS) + "\r\n17,2026-01-31T12:00:00.000000Z,account,019b2f6e-8a00-7000-8000-000000000001,account.changed,"
     '019b2f6e-8a00-7000-8000-000000000002,192.0.2.1,renaming,"{""name"":""Rent""}"\r\n'
 )
+
+
+def _still_asking() -> Callable[[], bool]:
+    """Whether the caller's login goes on and their role is what it was: a stream takes as long as its reader."""
+    return partial(still_stands, principal())
 
 
 def _filters(query: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +77,8 @@ def list_events(query: dict[str, Any]) -> Response:
     first = filters.pop("from_position", 0)
     after = first - 1 if after is None else after
     if streaming.negotiate(streaming.NDJSON) == streaming.NDJSON:
-        pages = following.follow(principal(), filters, after) if goes_on else following.until_now(filters, after)
-        return streaming.stream(streaming.ndjson([_event(row) for row in rows] for rows in pages), streaming.NDJSON)
+        pages = following.follow(filters, after) if goes_on else following.until_now(filters, after)
+        return streaming.stream(streaming.ndjson([_event(row) for row in rows] for rows in pages), streaming.NDJSON, _still_asking())
     if goes_on:
         raise Unprocessable.at("/follow", f"Needs `Accept: {streaming.NDJSON}`.")
     with reader() as session:
@@ -101,4 +108,4 @@ def list_audit_logs(query: dict[str, Any]) -> Response:
         return streaming.varied(paging.page(query, [_audit_row(row) for row in rows], [row.id for row in rows]))
     pages = ([_audit_row(row) for row in rows] for rows in service.read_all(filters, before))
     pieces = streaming.csv_lines(_COLUMNS, pages) if wanted == streaming.CSV else streaming.ndjson(pages)
-    return streaming.stream(pieces, wanted)
+    return streaming.stream(pieces, wanted, _still_asking())

@@ -17,7 +17,14 @@ from bank.rebuild import shadow
 from bank.rebuild.compare import Compared, compare
 from bank.rebuild.swap import finish, swap
 
-DIFFERENT = 1
+# Exit codes: a table is not what the events say; it could not be found out.
+DIFFERENT, UNKNOWN = 1, 2
+
+
+class Unknown(click.ClickException):
+    """The rebuild could not be brought to its end."""
+
+    exit_code = UNKNOWN
 
 
 @click.command("rebuild")
@@ -31,28 +38,30 @@ def command(check: bool, swaps: bool) -> None:
     With --swap they take the place of the tables in use, for which writers wait less than a second. Users are made again
     but for their passwords, which are in no event.
 
-    Exit code: 0; with --check 1 when a table is not what the events say.
+    Exit code: 0; with --check 1 when a table is not what the events say; 2 when that could not be found out, or a
+    constraint does not hold on the swapped tables.
     """
     if check and swaps:
         raise click.UsageError("--check changes nothing, --swap does: give one of them.")
     console = Console(highlight=False)
     try:
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
-        with app.app_context():
-            finish()
+        with app.app_context(), shadow.alone():
             if check:
                 _forget()
-            _build(console)
+            elif broken := finish():
+                raise Unknown(f"An earlier swap left constraints that do not hold: {', '.join(broken)}")
+            position = _build(console)
             compared = compare()
             _show(console, compared)
             if check:
                 _forget()
             if swaps:
-                seconds = swap()
-                console.print(f"Swapped. Writers waited for at most {seconds:.3f} s.")
-                finish()
-    except (ConfigError, BankError) as error:
-        raise click.ClickException(str(error)) from error
+                console.print(f"Swapped. Writers waited for at most {swap(position):.3f} s.")
+                if broken := finish():
+                    raise Unknown(f"Constraints do not hold on the swapped tables: {', '.join(broken)}")
+    except (ConfigError, BankError, shadow.UnknownEventError) as error:
+        raise Unknown(str(error)) from error
     if check and any(table.different for table in compared):
         click.get_current_context().exit(DIFFERENT)
 
@@ -62,7 +71,8 @@ def _forget() -> None:
         shadow.drop(session.connection())
 
 
-def _build(console: Console) -> None:
+def _build(console: Console) -> int:
+    """Fill and index the shadow; the position up to which all is applied."""
     begun = shadow.prepare()
     end = shadow.settled()
     started = time.monotonic()
@@ -73,6 +83,7 @@ def _build(console: Console) -> None:
     seconds = time.monotonic() - started
     if end > begun:
         console.print(f"{end - begun:,} positions of the log in {seconds:.1f} s: {(end - begun) / seconds:,.0f} a second")
+    return shadow.catch_up(end)
 
 
 def _show(console: Console, compared: list[Compared]) -> None:

@@ -25,7 +25,7 @@ class Difference:
     columns: tuple[str, ...]
 
     def __str__(self) -> str:
-        if self.columns:
+        if self.live and self.told:
             return f"{self.key}: {', '.join(self.columns)}"
         return f"{self.key}: {'no event tells of it' if self.live else 'the table does not have it'}"
 
@@ -44,7 +44,7 @@ def compare() -> list[Compared]:
     """Hold every projection against its shadow, on one snapshot of a bank that runs on. Needs a filled shadow.
 
     What was written since the shadow was filled is applied to it first, in the same transaction and for it only, so
-    the two sides show the same moment, and nobody is held up.
+    the two sides show the same moment. No writer waits; but whoever follows the log waits for this transaction to end.
     """
     with unit_of_work() as session:
         connection = session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -79,9 +79,9 @@ def _compare(connection: Connection, table: str, key: tuple[str, ...]) -> Compar
         f"""SELECT concat_ws(' ', {keys}), d.live, d.told,
                    (SELECT array_agg(l.key ORDER BY l.key)
                       FROM public.{table} a JOIN {SHADOW}.{table} b USING ({keys})
-                           CROSS JOIN LATERAL jsonb_each(to_jsonb(a)) l JOIN LATERAL jsonb_each(to_jsonb(b)) r USING (key)
+                           CROSS JOIN LATERAL json_each(row_to_json(a)) l JOIN LATERAL json_each(row_to_json(b)) r USING (key)
                      WHERE {" AND ".join(f"a.{name} = d.{name}" for name in key)}
-                       AND l.value IS DISTINCT FROM r.value AND l.key <> ALL(%s))
+                       AND l.value::text IS DISTINCT FROM r.value::text AND l.key <> ALL(%s))
               FROM (SELECT * FROM different_{table} ORDER BY {keys} LIMIT {_TOLD}) d ORDER BY {keys}""",
         (list(skipped),),
     ).all()

@@ -1,7 +1,8 @@
 """What the events say that the tables must hold: one statement a table and kind of event, for thousands of events at once.
 
 This is a second reading of the events beside the code that wrote table and event together, and on purpose: two that
-agree are a proof, one that reads its own output is none. Each statement reads the CTE `event`, the part of
+agree are a proof, one that reads its own output is none. Only the reading of a submission is shared with the code
+that takes in many at once (`bank.transactions.many`). Each statement reads the CTE `event`, the part of
 the log at hand, in which every stream's events are complete up to its end.
 """
 
@@ -33,6 +34,18 @@ _NEWEST = ", newest AS (SELECT DISTINCT ON (stream_id) * FROM event ORDER BY str
 def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
     return _PART.format(type=event_type) + (_NEWEST if newest else "") + statement
 
+
+READ = (
+    "UserRegistered",
+    "UserChanged",
+    "AccountOpened",
+    "AccountChanged",
+    "TransactionSubmitted",
+    "TransactionFailed",
+    "TransactionCompleted",
+    "TransactionRolledBack",
+)
+"""The types of event that the statements read, all in the first version of their shape."""
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
@@ -101,11 +114,13 @@ STATEMENTS = [
             SELECT (entry->>0)::uuid, (entry->>1)::bigint, id, currency, (entry->>2)::bigint, (entry->>3)::bigint,
                    effective_at, recorded_at
               FROM completed CROSS JOIN LATERAL json_array_elements(data->'entries') entry
-            RETURNING account_id, version, balance, posted_at
+            RETURNING account_id, version, balance, effective_at, posted_at
         ), last AS (
             SELECT DISTINCT ON (account_id) * FROM posted ORDER BY account_id, version DESC
         ), touched AS (
-            INSERT INTO {SHADOW}.touched SELECT account_id FROM last ON CONFLICT DO NOTHING
+            INSERT INTO {SHADOW}.touched AS t (account_id, day)
+            SELECT account_id, min((effective_at AT TIME ZONE 'UTC')::date) FROM posted GROUP BY 1
+            ON CONFLICT (account_id) DO UPDATE SET day = least(t.day, EXCLUDED.day)
         )
         UPDATE {SHADOW}.balances b SET amount = l.balance, version = l.version, last_updated_at = l.posted_at
           FROM last l WHERE b.account_id = l.account_id
@@ -123,19 +138,23 @@ STATEMENTS = [
     ),
 ]
 
-# Closing balances follow from the entries. They are made anew for the accounts that were touched since: a
-# backdated entry moves every day behind it.
-_OF_TOUCHED = f"WHERE account_id IN (SELECT account_id FROM {SHADOW}.touched)"
-
+# Closing balances follow from the entries. They are made anew for the accounts that were touched since, from the first
+# day that was: a backdated entry moves every day behind it, and what lies before stays.
 CLOSINGS = [
-    f"DELETE FROM {SHADOW}.daily_balances {_OF_TOUCHED}",
+    f"DELETE FROM {SHADOW}.daily_balances d USING {SHADOW}.touched t WHERE d.account_id = t.account_id AND d.day >= t.day",
     f"""
     INSERT INTO {SHADOW}.daily_balances (account_id, day, closing, credits, debits, count)
-    SELECT account_id, day, sum(change) OVER (PARTITION BY account_id ORDER BY day), credits, debits, count
-      FROM (SELECT account_id, (effective_at AT TIME ZONE 'UTC')::date AS day, sum(amount) AS change,
-                   COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
-                   COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits, count(*) AS count
-              FROM {SHADOW}.entries {_OF_TOUCHED} GROUP BY 1, 2) d
+    SELECT account_id, day,
+           COALESCE((SELECT closing FROM {SHADOW}.daily_balances before
+                      WHERE before.account_id = d.account_id AND before.day < d.first ORDER BY before.day DESC LIMIT 1), 0)
+               + sum(change) OVER (PARTITION BY account_id ORDER BY day),
+           credits, debits, count
+      FROM (SELECT e.account_id, t.day AS first, (e.effective_at AT TIME ZONE 'UTC')::date AS day, sum(e.amount) AS change,
+                   COALESCE(sum(e.amount) FILTER (WHERE e.amount > 0), 0) AS credits,
+                   COALESCE(-sum(e.amount) FILTER (WHERE e.amount < 0), 0) AS debits, count(*) AS count
+              FROM {SHADOW}.touched t JOIN {SHADOW}.entries e
+                ON e.account_id = t.account_id AND e.effective_at >= t.day::timestamp AT TIME ZONE 'UTC'
+             GROUP BY 1, 2, 3) d
     """,
     f"DELETE FROM {SHADOW}.touched",
 ]

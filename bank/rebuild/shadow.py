@@ -5,6 +5,7 @@ where it stood. Indexes come when the bulk is in, the constraints and triggers w
 row may be ahead of another that it goes with.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -13,15 +14,23 @@ from threading import Event
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from bank.db import reader, unit_of_work
+from bank.db import db, reader, unit_of_work
+from bank.errors import Conflict, Unavailable
 from bank.events.horizon import Horizon
-from bank.rebuild.projections import CLOSINGS, SHADOW, STATEMENTS, TABLES
+from bank.rebuild.projections import CLOSINGS, READ, SHADOW, STATEMENTS, TABLES
 
 # Positions that are read in one transaction: large enough to be fast, small enough to lose little.
 _PART = 20_000
 
-_CODE = sha256(repr((STATEMENTS, CLOSINGS, TABLES)).encode()).hexdigest()
-"""What made a shadow: one that other code has begun is begun anew."""
+# How long older transactions are waited for. Those of the bank are over in less, or ended by the database.
+_PATIENCE_SECONDS = 30.0
+
+# So few positions are caught up with in no time.
+_A_MOMENT = 2_000
+
+
+class UnknownEventError(Exception):
+    """The log holds an event that this version cannot read; a newer one wrote it."""
 
 
 @contextmanager
@@ -32,14 +41,45 @@ def patient() -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Only one rebuild at a time works on a database. Raises Conflict when another one does."""
+    # A connection of its own, since the lock is the session's: it must outlive every transaction of the rebuild.
+    with db.engine.connect() as connection:
+        if not connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).scalar_one():
+            raise Conflict("Another rebuild is at work on this database.")
+        # Rolled back: an open transaction would be ended for idling, and hold up whoever waits for older ones.
+        connection.rollback()
+        try:
+            yield
+        finally:
+            connection.invalidate()
+
+
+# Any number; it is this lock's name.
+_LOCK = 0x72656275696C64
+
+
+def _made_by(connection: Connection) -> str:
+    """What a shadow is made by, the statements and the shape of the tables: one that other code has begun is begun anew."""
+    shape = connection.exec_driver_sql(
+        """SELECT attrelid::regclass::text, attname, atttypid::regtype::text, attnotnull, pg_get_expr(adbin, adrelid)
+             FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+            WHERE attrelid = ANY(%s::regclass[]) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid::regclass::text, attnum""",
+        ([f"public.{table}" for table in TABLES],),
+    ).all()
+    return sha256(repr((STATEMENTS, CLOSINGS, TABLES, [tuple(row) for row in shape])).encode()).hexdigest()
+
+
 def prepare() -> int:
     """Make the empty shadow, or find the one that was begun; the position up to which it is filled."""
     with patient() as session:
         connection = session.connection()
+        made_by = _made_by(connection)
         found = connection.exec_driver_sql("SELECT to_regclass(%s) IS NOT NULL", (f"{SHADOW}.progress",)).scalar_one()
         if found:
             code, position = connection.exec_driver_sql(f"SELECT code, position FROM {SHADOW}.progress").one()
-            if code == _CODE:
+            if code == made_by:
                 return int(position)
         drop(connection)
         connection.exec_driver_sql(f"CREATE SCHEMA {SHADOW}")
@@ -52,9 +92,9 @@ def prepare() -> int:
                 connection.exec_driver_sql(f"ALTER TABLE {SHADOW}.{table} SET ({options})")
             # What the filling itself looks rows up by.
             connection.exec_driver_sql(f"ALTER TABLE {SHADOW}.{table} ADD CONSTRAINT pk_{table} PRIMARY KEY ({', '.join(key)})")
-        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}.touched (account_id uuid PRIMARY KEY)")
+        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}.touched (account_id uuid PRIMARY KEY, day date)")
         connection.exec_driver_sql(f"CREATE TABLE {SHADOW}.progress (code text, position bigint)")
-        connection.exec_driver_sql(f"INSERT INTO {SHADOW}.progress VALUES (%s, 0)", (_CODE,))
+        connection.exec_driver_sql(f"INSERT INTO {SHADOW}.progress VALUES (%s, 0)", (made_by,))
     return 0
 
 
@@ -64,14 +104,28 @@ def drop(connection: Connection) -> None:
 
 
 def settled() -> int:
-    """A position behind which no event can come late any more; waits for the transactions that could still add one."""
+    """A position behind which no event can come late any more; waits for the transactions that could still add one.
+
+    Raises Unavailable when one of them takes too long.
+    """
     horizon, pause = Horizon(), Event()
+    give_up = time.monotonic() + _PATIENCE_SECONDS
     with reader() as session:
         last = horizon.advance(session)
         while horizon.waits:
+            if time.monotonic() > give_up:
+                raise Unavailable("A transaction that may still add events has been running for too long.")
             pause.wait(0.02)
             last = horizon.advance(session)
     return last
+
+
+def catch_up(position: int) -> int:
+    """Apply what was written since, until only a moment's worth of it is left; the position up to which all is applied."""
+    while (end := settled()) - position > _A_MOMENT:
+        fill(position, end, lambda _: None)
+        position = end
+    return position
 
 
 def fill(position: int, end: int, watch: Callable[[int], None]) -> None:
@@ -85,9 +139,18 @@ def fill(position: int, end: int, watch: Callable[[int], None]) -> None:
         close(session.connection())
 
 
+_UNKNOWN = """
+    SELECT position, type, schema FROM events
+     WHERE position > %(low)s AND position <= %(high)s AND (type <> ALL(%(read)s) OR schema <> 1) LIMIT 1
+"""
+
+
 def apply(connection: Connection, end: int) -> None:
-    """Apply the events from where the shadow stands up to position `end`."""
+    """Apply the events from where the shadow stands up to position `end`. Raises UnknownEventError."""
     low = connection.exec_driver_sql(f"SELECT position FROM {SHADOW}.progress FOR UPDATE").scalar_one()
+    unknown = connection.exec_driver_sql(_UNKNOWN, {"low": low, "high": end, "read": list(READ)}).first()
+    if unknown is not None:
+        raise UnknownEventError(f"Event {unknown[0]} is a {unknown[1]} of version {unknown[2]}, which this bank cannot read.")
     for statement in STATEMENTS:
         connection.exec_driver_sql(statement, {"low": low, "high": end})
     connection.exec_driver_sql(f"UPDATE {SHADOW}.progress SET position = greatest(position, %s)", (end,))
@@ -117,11 +180,13 @@ _UNIQUE = f"""
 
 def index() -> None:
     """Give the shadow the indexes of the live tables, under the same names; those that it has stay."""
-    with patient() as session:
-        connection = session.connection()
-        for query in (_UNIQUE, _INDEXES):
-            for statement in connection.exec_driver_sql(query, ([f"public.{table}" for table in TABLES],)).scalars().all():
-                connection.exec_driver_sql(statement)
-    with patient() as session:
-        for table in TABLES:
-            session.connection().exec_driver_sql(f"ANALYZE {SHADOW}.{table}")
+    with reader() as session:
+        missing = [
+            statement
+            for query in (_UNIQUE, _INDEXES)
+            for statement in session.connection().exec_driver_sql(query, ([f"public.{table}" for table in TABLES],)).scalars()
+        ]
+    # A transaction each: followers of the log wait for the oldest one.
+    for statement in (*missing, *(f"ANALYZE {SHADOW}.{table}" for table in TABLES)):
+        with patient() as session:
+            session.connection().exec_driver_sql(statement)

@@ -7,7 +7,7 @@ connection is kept while the client reads, however slowly.
 import csv
 import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, count
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -16,7 +16,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import MIMEAccept
 
 from bank.config import Config
-from bank.errors import NotAcceptable, Unavailable
+from bank.errors import NotAcceptable, Unauthenticated, Unavailable
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 
@@ -49,8 +49,8 @@ def negotiate(*offered: str) -> str:
     return found
 
 
-def stream(pieces: Iterator[bytes], mimetype: str) -> Response:
-    """A response that sends `pieces` as they come.
+def stream(pieces: Iterator[bytes], mimetype: str, may_go_on: Callable[[], bool]) -> Response:
+    """A response that sends `pieces` as they come, and breaks off where `may_go_on` says no before one of them.
 
     The first is made right here: what it raises is still answered as a problem. After that there is no way to tell
     of an error but to break off, which a client sees by the last chunk that is missing. Raises Unavailable when
@@ -63,9 +63,11 @@ def stream(pieces: Iterator[bytes], mimetype: str) -> Response:
         if not places.acquire(blocking=False):
             raise Unavailable("As many streams are being read as this process may send.", retry_after=10)
         try:
-            while True:
+            for sent in count():
                 # A context for each piece and not for all: between two, the thread may be doing something else.
                 with app.app_context():
+                    if sent and not may_go_on():
+                        raise Unauthenticated("This login has ended.")
                     piece = next(pieces, None)
                 if piece is None:
                     return

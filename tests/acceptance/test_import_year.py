@@ -58,7 +58,8 @@ def test_a_year_is_imported_to_the_cent_and_a_second_run_changes_nothing(environ
 
         # Every projection is thrown away, and made again from the events alone: to the same bytes, and so are the API's answers.
         asked = [f"/accounts/{account_id}/entries?limit=200" for account_id in list(ids.values())[:20]]
-        asked += ["/transactions/history?limit=200", f"/balances/at-time?account_id={next(iter(ids.values()))}&at=1993-06-30T12:00:00Z"]
+        asked += ["/transactions/history?limit=200", "/balances/current?limit=200"]
+        asked += [f"/balances/at-time?account_id={next(iter(ids.values()))}&at=1993-06-30T12:00:00Z&known_at=2030-01-01T00:00:00Z"]
         answers = [bank.client(token).get(path).body for path in asked]
         tables = ("accounts", "balances", "daily_balances", "transactions", "entries")
         superuser = {"DATABASE_URL": as_superuser(own["DATABASE_URL"])}

@@ -4,7 +4,7 @@ import http.client
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from werkzeug.test import TestResponse
 
 from bank.audit import following
 from bank.db import unit_of_work
+from bank.errors import Unauthenticated
+from bank.users.models import Role
 from bank.web import streaming
 from bank.web.context import new_id
 from tests.conftest import Person, open_transaction
@@ -124,11 +126,22 @@ def test_only_a_stream_follows(auditor: Person) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-def test_a_follower_ends_with_its_login(auditor: Person) -> None:
+def test_a_follower_is_cut_off_with_its_login(auditor: Person) -> None:
     told = follow(auditor, f"stream_id={new_id()}")
     assert next(told) == []
     assert auditor.post("/auth/logout").status_code == 204
-    assert len(list(told)) <= 1
+    with pytest.raises(Unauthenticated):
+        list(told)
+
+
+def test_an_export_is_cut_off_with_its_readers_role(person: Callable[..., Person], admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "PAGE", 1)
+    auditor = person("auditor", Role.AUDITOR)
+    pieces = auditor.get("/audit-logs", headers=NDJSON).iter_encoded()
+    assert next(pieces)
+    assert admin.request("PUT", f"/users/{auditor.id}", json={"role": "customer"}).status_code == 200
+    with pytest.raises(Unauthenticated):
+        list(pieces)
 
 
 def test_a_follower_ends_in_time(auditor: Person, monkeypatch: pytest.MonkeyPatch) -> None:

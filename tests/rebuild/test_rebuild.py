@@ -9,9 +9,12 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Connection
 
+from bank import create_app
 from bank.cli.rebuild import command
+from bank.config import Config
+from bank.events.types import NAMES
 from bank.rebuild import shadow
-from bank.rebuild.projections import TABLES
+from bank.rebuild.projections import READ, STATEMENTS, TABLES
 from tests.faults.conftest import broken_books, open_accounts
 from tests.processes import Bank, Client, fresh_database, query, wait_until
 
@@ -182,6 +185,49 @@ def test_while_clients_post_a_swap_loses_and_doubles_nothing(bank: Bank) -> None
     assert sorted(found) == sorted((transaction_id, "completed") for transaction_id in accepted)
     assert broken_books(bank.environ) == []
     assert rebuild(bank, "--check")[0] == 0
+
+
+def test_every_type_of_event_is_read() -> None:
+    assert sorted(READ) == sorted(NAMES)
+    assert all(any(f"type = '{name}'" in statement for statement in STATEMENTS) for name in NAMES)
+
+
+def test_an_event_that_this_version_cannot_read_stops_the_rebuild(bank: Bank, harm: Harm) -> None:
+    harm("""INSERT INTO events (stream_id, version, type, schema, data)
+            VALUES ('00000000-0000-7000-8000-00000000000f', 1, 'AccountOpened', 2, '{}')""")
+    try:
+        for option in ("--check", "--swap"):
+            code, output = rebuild(bank, option)
+            assert code == 2 and "a AccountOpened of version 2" in output, output
+    finally:
+        harm("DELETE FROM events WHERE schema = 2")
+    assert rebuild(bank, "--check")[0] == 0
+
+
+def test_two_rebuilds_at_once_do_not_meet(bank: Bank) -> None:
+    with create_app(Config.from_env(bank.environ)).app_context(), shadow.alone():
+        code, output = rebuild(bank, "--check")
+    assert code == 2 and "Another rebuild" in output
+    assert rebuild(bank, "--check")[0] == 0
+
+
+def test_a_constraint_that_does_not_hold_after_a_swap_is_named_until_it_does(bank: Bank, harm: Harm) -> None:
+    stray = "00000000-0000-7000-8000-0000000000ff"
+    harm(f"""INSERT INTO idempotency_keys (user_id, route, key, fingerprint, transaction_id)
+             SELECT id, 'credit', 'stray', '', '{stray}' FROM users WHERE username = 'alice'""")
+    for option in ("--swap", "--swap"):
+        code, output = rebuild(bank, option)
+        assert code == 2 and "fk_idempotency_keys_transaction_id_transactions" in output, output
+    assert rebuild(bank, "--check")[0] == 0
+    harm("DELETE FROM idempotency_keys WHERE key = 'stray'")
+    assert rebuild(bank, "--swap")[0] == 0
+
+
+def test_a_row_that_came_while_the_lanes_were_taken_is_rung_for(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr("bank.rebuild.swap.bells.ring", rung.append)
+    assert rebuild(bank, "--swap")[0] == 0
+    assert sorted(set(rung)) == [0, 1, 2, 3]
 
 
 class Killed(BaseException):

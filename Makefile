@@ -30,7 +30,7 @@ help: ## List the targets
 run: $(VENV)/.run ## Run the whole bank: database, API, workers, scheduler, dashboard
 	@exec $(PY) -m bank run
 
-test: $(VENV)/.dev ## Run all tests on an embedded PostgreSQL and Redis (PYTEST="-k name" narrows)
+test: $(VENV)/.dev ## Run all tests on an embedded PostgreSQL and Redis (PYTEST="-n 0 -k name" narrows)
 	@$(PY) -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev ## Check style and common mistakes (ruff)

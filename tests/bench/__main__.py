@@ -63,6 +63,8 @@ def main() -> None:
                 "BANK_SELF_SERVICE_DEPOSITS": "true",
                 "RATELIMIT_ENABLED": "false",
                 "BANK_LOG_LEVEL": "WARNING",
+                # Half of them may wait for an outcome: as many as the load has connections, should all meet in one process.
+                "BANK_WEB_THREADS": str(2 * load.THREADS),
                 # Long enough that a token outlives the benchmark.
                 "BANK_ACCESS_TOKEN_SECONDS": "7200",
             }

@@ -35,8 +35,8 @@ def command(check: bool, swaps: bool) -> None:
 
     They are made in a schema of their own while the bank runs, and compared with the tables that are in use,
     row by row. Without an option they stay there; run again, it goes on where it stood, also after a kill.
-    With --swap they take the place of the tables in use, for which writers wait less than a second. Users are made again
-    but for their passwords, which are in no event.
+    With --swap they take the place of the tables in use; writers wait for a moment, and it says for how long. Users are made
+    again but for their passwords, which are in no event.
 
     Exit code: 0; with --check 1 when a table is not what the events say; 2 when that could not be found out, or a
     constraint does not hold on the swapped tables.

@@ -101,7 +101,7 @@ def _definitions(connection: Connection) -> _Definitions:
 
 def _swap(connection: Connection) -> None:
     # Drains first: while none runs, nobody else holds locks for long. They skip a lane that is taken. Then the log, which
-    # everybody writes to who changes a projection; and the tables in the order in which such a writer comes to them.
+    # everybody writes to who changes a projection; and what refers before what it refers to, since keys are checked last.
     connection.exec_driver_sql("SELECT FROM lanes ORDER BY lane FOR UPDATE")
     connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     had = _definitions(connection)

@@ -26,9 +26,12 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
     from bank.config import Config
-    from bank.imports import models as _imports  # noqa: F401 - has no views, and the migrations must know its tables
+    from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
+    from bank.imports import models as _imports  # noqa: F401 - the same
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
+    from bank.proof import models as _proof  # noqa: F401 - the same
+    from bank.replay import models as _replay  # noqa: F401 - the same
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
     from bank.web import body, context, docs, limits, problems, streaming

@@ -173,17 +173,17 @@ WITH final AS (
                   %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]) WITH ORDINALITY
         AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance, number)
      WHERE t.id = f.id AND t.status = 'pending'
-    RETURNING t.id, t.amount, t.currency, t.effective_at, t.request_id, f.failure_code,
+    RETURNING t.id, t.amount, t.currency, t.effective_at, t.request_id, t.trace_id, f.failure_code,
               f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance, f.number
 ), logged AS (
-    INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
+    INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
     SELECT id, 2,
            CASE WHEN failure_code IS NULL THEN 'TransactionCompleted' ELSE 'TransactionFailed' END,
            CASE WHEN failure_code IS NULL
                 THEN format('{"entries":[["%%s",%%s,-%%s,%%s],["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
                             source_balance, target, target_version, amount, target_balance)
                 ELSE format('{"failure_code":"%%s"}', failure_code) END::json,
-           request_id, %(posted_at)s
+           request_id, trace_id, %(posted_at)s
       FROM final ORDER BY number
 ), posted AS (
     INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
@@ -244,11 +244,11 @@ _MARK_ORIGINALS = """
                       %(versions)s::int[]) AS n (original_id, rollback_id, amount, rolled_back_amount, version)
           JOIN transactions t ON t.id = n.original_id
     ), logged AS (
-        INSERT INTO events (stream_id, version, type, data, request_id, recorded_at)
+        INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
         SELECT m.original_id, m.version, 'TransactionRolledBack',
                format('{"rollback_id":"%%s","amount":%%s,"rolled_back_amount":%%s}',
                       m.rollback_id, m.amount, m.rolled_back_amount)::json,
-               r.request_id, %(posted_at)s
+               r.request_id, r.trace_id, %(posted_at)s
           FROM mark m JOIN transactions r ON r.id = m.rollback_id ORDER BY m.version
     )
     UPDATE transactions t SET rolled_back_amount = m.rolled_back_amount, version = m.version,

@@ -23,7 +23,7 @@ TABLES = {
 
 _PART = """
 WITH event AS MATERIALIZED (
-    SELECT position, stream_id, version, data, actor_id, request_id, recorded_at FROM events
+    SELECT position, stream_id, version, data, actor_id, request_id, trace_id, recorded_at FROM events
      WHERE position > %(low)s AND position <= %(high)s AND type = '{type}'
 )"""
 

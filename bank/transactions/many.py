@@ -10,10 +10,10 @@ from bank.events.types import Origin, TransactionSubmitted
 ROWS_OF_EVENTS = """
 INSERT INTO {into} (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency,
                     to_amount, to_currency, rate, description, reference, metadata, reverses_id, awaited, actor_id,
-                    request_id, effective_at, created_at)
+                    request_id, trace_id, effective_at, created_at)
 SELECT e.stream_id, e.position, t.lane, t.type, 'pending', t.from_user_id, t.to_user_id, t.from_account_id, t.to_account_id,
        t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference, t.metadata, t.reverses_id,
-       t.awaited, e.actor_id, e.request_id, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
+       t.awaited, e.actor_id, e.request_id, e.trace_id, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
   FROM {events} e
  CROSS JOIN LATERAL json_to_record(e.data)
     AS t (lane smallint, type text, from_user_id uuid, to_user_id uuid, from_account_id uuid, to_account_id uuid,
@@ -38,7 +38,7 @@ WITH begun AS MATERIALIZED (
       FROM begun CROSS JOIN wanted w
      WHERE begun.xid IS NOT NULL
      ORDER BY w.n
-    RETURNING position, stream_id, data, actor_id, request_id, recorded_at
+    RETURNING position, stream_id, data, actor_id, request_id, trace_id, recorded_at
 )
 """ + ROWS_OF_EVENTS.format(into="transactions", events="event")
 

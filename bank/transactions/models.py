@@ -63,9 +63,10 @@ class Transaction(Base):
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
-    # Who asked, by which request, and whether somebody waits for the outcome (`Prefer: wait`).
+    # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
     actor_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
     request_id: Mapped[str | None] = mapped_column(Text)
+    trace_id: Mapped[str | None] = mapped_column(Text)
     awaited: Mapped[bool] = mapped_column(server_default="false")
     # How many events the transaction's stream has.
     version: Mapped[int] = mapped_column(Integer, server_default="1")

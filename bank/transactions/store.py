@@ -91,11 +91,11 @@ WITH begun AS MATERIALIZED (
 ), submitted AS (
     INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
                               amount, currency, to_amount, to_currency, description, reference, metadata,
-                              reverses_id, actor_id, request_id, awaited, effective_at, created_at)
+                              reverses_id, actor_id, request_id, trace_id, awaited, effective_at, created_at)
     SELECT %(id)s::uuid, position, %(lane)s, %(type)s, 'pending', %(from_user_id)s::uuid, %(to_user_id)s::uuid,
            %(from_account_id)s::uuid, %(to_account_id)s::uuid, %(amount)s, %(currency)s, %(to_amount)s,
            %(to_currency)s, %(description)s, %(reference)s, %(metadata)s::json, %(reverses_id)s::uuid,
-           %(actor_id)s::uuid, %(request_id)s, %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at),
+           %(actor_id)s::uuid, %(request_id)s, %(trace_id)s, %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at),
            recorded_at
       FROM event
 ), audited AS (

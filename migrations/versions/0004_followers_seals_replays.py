@@ -1,0 +1,102 @@
+"""Followers of the log, its seals, replays of it; and the trace of a transaction.
+
+Revision ID: 0004
+Revises: 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("transactions", sa.Column("trace_id", sa.Text(), nullable=True))
+    op.create_table(
+        "followers",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("moved_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_followers"),
+    )
+    op.create_table(
+        "blocks",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("after", sa.BigInteger(), nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("previous", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("public_key", sa.LargeBinary(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("leaves", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name="pk_blocks"),
+        sa.UniqueConstraint("last", name="uq_blocks_last"),
+    )
+    # Hashes do not compress, and trying costs.
+    op.execute("ALTER TABLE blocks ALTER COLUMN leaves SET STORAGE EXTERNAL")
+    op.execute(
+        "CREATE TRIGGER blocks_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON blocks "
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    )
+    op.create_table(
+        "snapshots",
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("recorded_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("state", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("position", "code", name="pk_snapshots"),
+    )
+    op.create_table(
+        "replays",
+        sa.Column("id", sa.Uuid(as_uuid=False), nullable=False),
+        sa.Column("asked_by", sa.Uuid(as_uuid=False), nullable=False),
+        sa.Column("until_position", sa.BigInteger(), nullable=True),
+        sa.Column("until_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("account_id", sa.Uuid(as_uuid=False), nullable=True),
+        sa.Column("status", sa.Text(), server_default="queued", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=True),
+        sa.Column("end_position", sa.BigInteger(), nullable=True),
+        sa.Column("users", sa.BigInteger(), nullable=True),
+        sa.Column("submitted", sa.BigInteger(), nullable=True),
+        sa.Column("completed", sa.BigInteger(), nullable=True),
+        sa.Column("failed", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("heard_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("(until_position IS NULL) <> (until_time IS NULL)", name=op.f("ck_replays_until")),
+        sa.CheckConstraint("status IN ('queued', 'running', 'finished', 'failed')", name=op.f("ck_replays_status")),
+        sa.ForeignKeyConstraint(["asked_by"], ["users.id"], name="fk_replays_asked_by_users"),
+        sa.PrimaryKeyConstraint("id", name="pk_replays"),
+    )
+    op.create_index("ix_replays_created_at", "replays", ["created_at"], unique=False)
+    op.create_index("ix_replays_open", "replays", ["heard_at"], unique=False, postgresql_where=sa.text("status IN ('queued', 'running')"))
+    op.create_table(
+        "replayed_accounts",
+        sa.Column("replay_id", sa.Uuid(as_uuid=False), nullable=False),
+        sa.Column("account_id", sa.Uuid(as_uuid=False), nullable=False),
+        sa.Column("user_id", sa.Uuid(as_uuid=False), nullable=True),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("overdraft_limit", sa.BigInteger(), nullable=True),
+        sa.Column("balance", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["replay_id"], ["replays.id"], name="fk_replayed_accounts_replay_id_replays", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("replay_id", "account_id", name="pk_replayed_accounts"),
+    )
+
+
+def downgrade() -> None:
+    for table in ("replayed_accounts", "replays", "snapshots", "blocks", "followers"):
+        op.drop_table(table)
+    op.drop_column("transactions", "trace_id")

@@ -62,6 +62,12 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
+def _seed(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("must be 64 hexadecimal digits; use `openssl rand -hex 32`")
+    return text.lower()
+
+
 def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str) -> Any:
     return field(default=default, metadata={"env": env, "parse": parse, "help": help})
 
@@ -117,6 +123,12 @@ class Config:
         0,
         _whole(0, 10),
         "How many proxies stand in front of the API: the address of a caller is taken from that many entries of X-Forwarded-For.",
+    )
+    seal_key: str = _setting(
+        "BANK_SEAL_KEY",
+        "",
+        _seed,
+        "Signs the blocks of the sealed log (Ed25519): a seed of 64 hexadecimal digits. Needed by `bank follow` alone.",
     )
     freeze_on_violation: bool = _setting(
         "BANK_FREEZE_ON_VIOLATION",
@@ -174,4 +186,6 @@ class Config:
             wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
         if len(set(self.jwt_secret)) < 10:
             wrong.append("JWT_SECRET_KEY: is too regular to be secret; use `openssl rand -hex 32`")
+        if self.seal_key and len(set(self.seal_key)) < 8:
+            wrong.append("BANK_SEAL_KEY: is too regular to be secret; use `openssl rand -hex 32`")
         return wrong

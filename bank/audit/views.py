@@ -10,11 +10,14 @@ from sqlalchemy import Row
 from bank.audit import following, schemas, service
 from bank.auth.guard import login_required, principal, still_stands
 from bank.db import reader
-from bank.errors import Unprocessable
+from bank.errors import NotFound, Unprocessable
 from bank.events import store as events
+from bank.proof import blocks
+from bank.proof.schemas import BlockAnswer
 from bank.users.models import Role
 from bank.web import paging, streaming
 from bank.web.api import Blueprint
+from bank.web.body import json_response
 from bank.web.fields import timestamp
 
 blp = Blueprint("audit", __name__, url_prefix="/api/v1", description="What happened, and who wanted it.")
@@ -84,6 +87,23 @@ def list_events(query: dict[str, Any]) -> Response:
     with reader() as session:
         rows = events.read(session, filters, after, query["limit"])
     return streaming.varied(paging.page(query, [_event(row) for row in rows], [row.position for row in rows]))
+
+
+@blp.route("/events/head", methods=["GET"])
+@login_required(Role.AUDITOR, Role.ADMIN)
+@blp.response(200, BlockAnswer)
+@blp.problem(404, "Nothing is sealed yet.")
+def get_head() -> Response:
+    """Read the signed head of the sealed log
+
+    To be published, or kept where nobody can change it: `bank verify --head` tells by it when the end of the log was cut off or the
+    whole made anew.
+    """
+    with reader() as session:
+        block = blocks.last_block(session)
+    if block is None:
+        raise NotFound("Nothing is sealed yet.")
+    return json_response(blocks.present(block))
 
 
 @blp.route("/audit-logs", methods=["GET"])

@@ -14,6 +14,10 @@ COMMANDS = {
     "check": "Check every invariant of the books, over everything.",
     "import": "Bring a history in from a CSV file, through the ledger.",
     "rebuild": "Make every projection again from the events alone; compare, and swap on demand.",
+    "follow": "Seal the log of events into signed blocks, and keep up what else is made from it.",
+    "followers": "List the followers of the log, and how far behind each is.",
+    "verify": "Walk the chain of sealed blocks and hold every event against it.",
+    "verify-receipt": "Check a transaction's receipt offline, with the public key alone.",
 }
 
 
@@ -33,7 +37,7 @@ class Commands(click.Group):
             from bank.cli.layout import adopt
 
             adopt(os.environ)
-        module = "import_" if cmd_name == "import" else cmd_name
+        module = "import_" if cmd_name == "import" else cmd_name.replace("-", "_")
         command: click.Command = import_module(f"bank.cli.{module}").command
         return command
 

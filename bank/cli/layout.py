@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The file in the data directory by which `bank import` and others find the bank that runs, and what it tells them.
 NOTED = "environment.json"
-_TOLD = ("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES")
+_TOLD = ("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SEAL_KEY", "BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES")
 
 
 def adopt(environ: MutableMapping[str, str]) -> None:
@@ -93,6 +93,7 @@ class Layout:
         if environment["BANK_ENV"] == "development":
             environment["BANK_SELF_SERVICE_DEPOSITS"] = environment.get("BANK_SELF_SERVICE_DEPOSITS") or "true"
         environment["JWT_SECRET_KEY"] = environment.get("JWT_SECRET_KEY") or secret(self.data_dir / "secrets" / "jwt")
+        environment["BANK_SEAL_KEY"] = environment.get("BANK_SEAL_KEY") or secret(self.data_dir / "secrets" / "seal")
         for server in servers:
             environment["DATABASE_URL" if isinstance(server, Postgres) else "REDIS_URL"] = server.url
         return environment | {"PORT": str(self.port), "PROMETHEUS_MULTIPROC_DIR": str(self.metrics), "PYTHONUNBUFFERED": "1"}

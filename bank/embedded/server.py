@@ -31,7 +31,7 @@ def secret(path: Path) -> str:
         return path.read_text().strip()
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    value = secrets.token_urlsafe(32)
+    value = secrets.token_hex(32)
     # Written aside and moved, so that a kill in between leaves no empty secret.
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)

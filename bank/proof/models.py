@@ -18,7 +18,7 @@ class Block(Base):
     # It holds every event behind the one position and up to the other.
     after: Mapped[int] = mapped_column(BigInteger)
     last: Mapped[int] = mapped_column(BigInteger, unique=True)
-    count: Mapped[int] = mapped_column(Integer)
+    events: Mapped[int] = mapped_column(Integer)
     # The root of the Merkle tree (RFC 6962) over the events, and the SHA-256 of the header of the block before.
     root: Mapped[bytes] = mapped_column(LargeBinary)
     previous: Mapped[bytes] = mapped_column(LargeBinary)

@@ -24,6 +24,7 @@ from bank.ledger.store import load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.processing.counters import counters
 from bank.processing.queue import bells
+from bank.proof import receipts
 from bank.transactions import store
 from bank.transactions.parties import Intent
 from bank.transactions.waiting import waiters
@@ -266,6 +267,18 @@ def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
             raise NotFound
         entries = store.entries_of(session, transaction_id)
     return {**store.present(row), "entries": [store.present_entry(entry, viewer_id) for entry in entries]}
+
+
+def receipt(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
+    """The proof that it is in the sealed log, for staff (`viewer_id` None) or one of its parties.
+
+    Raises NotFound, NotSealed and NotAsSealed.
+    """
+    with reader() as session:
+        row = store.get(session, transaction_id)
+        if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
+            raise NotFound
+        return receipts.make(session, transaction_id, whole=viewer_id is None)
 
 
 def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[Any]]:

@@ -9,6 +9,7 @@ from flask import Response, request
 
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import Forbidden, LedgerRefused, Unprocessable
+from bank.proof.schemas import ReceiptAnswer
 from bank.transactions import parties, schemas, service, store
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
@@ -179,6 +180,20 @@ def get_transaction(transaction_id: UUID) -> Response:
     """
     found = service.get(str(transaction_id), _viewer())
     return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
+
+
+@blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])
+@login_required()
+@blp.response(200, ReceiptAnswer)
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(409, "`not_sealed`: try again in a moment. `not_as_sealed`: somebody has changed the log.")
+def get_receipt(transaction_id: UUID) -> Response:
+    """Read the proof that a transaction is in the sealed log
+
+    To be checked offline, with the bank's public key alone, by `bank verify-receipt` or docs/recipes/verify_receipt.py. For its two
+    parties and staff. To the parties, who asked for it and the balances after it stay closed.
+    """
+    return json_response(service.receipt(str(transaction_id), _viewer()))
 
 
 def _viewer() -> str | None:

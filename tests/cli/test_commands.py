@@ -30,7 +30,7 @@ def test_each_command_explains_itself(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "bank" / "cli").glob("*.py")), ids=lambda path: path.stem)
 def test_a_file_with_a_command_is_listed(path: Path) -> None:
     if re.search(r"^def command\(", path.read_text(), re.MULTILINE):
-        assert path.stem.rstrip("_") in COMMANDS
+        assert path.stem.rstrip("_").replace("_", "-") in COMMANDS
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -123,6 +123,8 @@ def reads(client: FlaskClient) -> list[str]:
         "/events?from=250000&limit=20",
         *[f"/events?type={name}&from={first}" for name in ("TransactionSubmitted", "UserRegistered") for first in (0, 250_000)],
         f"/events?type=TransactionFailed&stream_id={transaction}",
+        "/events/head",
+        f"/transactions/{transaction}/receipt",
         "/admin/stats",
         *audit_searches(transaction, user),
     ]

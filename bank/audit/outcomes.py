@@ -1,0 +1,29 @@
+"""The follower that puts into the audit log what the ledger decided against, and what was taken back.
+
+A person's act is written with its effect, in one transaction. These two are nobody's act but follow from one, so they are
+read from the log of events: posting does not wait for them. What was simply posted is not repeated here.
+"""
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# How many positions are taken in at once.
+_PART = 20_000
+
+_RECORD = text(
+    """
+    INSERT INTO audit_logs (entity_type, entity_id, action, details, request_id, created_at)
+    SELECT 'transaction', stream_id, CASE type WHEN 'TransactionFailed' THEN 'transaction.failed' ELSE 'transaction.rolled_back' END,
+           data, request_id, recorded_at
+      FROM events
+     WHERE position > :after AND position <= :reached AND type IN ('TransactionFailed', 'TransactionRolledBack')
+     ORDER BY position
+    """
+)
+
+
+def take(session: Session, after: int, last: int) -> int:
+    """Record the outcomes behind position `after`, up to `last` at most; the position that was reached."""
+    reached = min(after + _PART, last)
+    session.execute(_RECORD, {"after": after, "reached": reached})
+    return reached

@@ -1,0 +1,37 @@
+"""`bank follow`: what reads the log of events and goes on from it."""
+
+import signal
+from threading import Event
+
+import click
+import structlog
+
+from bank import create_app
+from bank.audit import outcomes
+from bank.config import Config
+from bank.followers.runner import Inside, Runner
+from bank.proof import blocks
+from bank.proof.sealer import Sealer
+
+log = structlog.get_logger(__name__)
+
+# A block is at most this old when it is sealed.
+_SEAL_SECONDS = 1.0
+
+
+@click.command("follow")
+def command() -> None:
+    """Seal the log of events into signed blocks, and keep up what else is made from it.
+
+    Keep one running, under a supervisor. A second one does no harm: it stands by. Needs BANK_SEAL_KEY.
+    """
+    config = Config.from_env()
+    key = blocks.signing_key(config)
+    app = create_app(config)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    runner = Runner([Inside("seal", Sealer(key).take, _SEAL_SECONDS), Inside("audit", outcomes.take)])
+    with app.app_context():
+        log.info("following", public_key=blocks.public_bytes(key).hex())
+        runner.run(stop)

@@ -1,0 +1,74 @@
+"""`bank verify`: the whole sealed log."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+
+from bank import create_app
+from bank.cli.progress import progress
+from bank.cli.trust import HELP, trusted
+from bank.config import Config, ConfigError
+from bank.db import reader
+from bank.errors import BankError
+from bank.proof import blocks
+from bank.proof.verification import Walked, head_of, walk
+
+# Exit codes: the log is not what was sealed; it could not be found out.
+CHANGED, UNKNOWN = 1, 2
+
+# How many faults are told; all are counted.
+_TOLD = 50
+
+
+class Unknown(click.ClickException):
+    """The log could not be verified."""
+
+    exit_code = UNKNOWN
+
+
+@click.command("verify")
+@click.option("--head", type=click.Path(dir_okay=False, path_type=Path), help="A head from GET /events/head that was kept elsewhere.")
+@click.option("--key", "keys", multiple=True, metavar="HEX", help=HELP)
+def command(head: Path | None, keys: tuple[str, ...]) -> None:
+    """Walk the chain of sealed blocks and hold every event against it.
+
+    Finds events that were changed, removed, added or swapped, and blocks that are not what was signed or not chained. That the end of
+    log and chain was cut off is seen for certain only against a head that was kept where nobody could change it.
+
+    Exit code: 0 when all is as it was sealed, 1 when it is not (it is named), 2 when that could not be found out.
+    """
+    public_keys = trusted(keys)
+    try:
+        app = create_app(replace(Config.from_env(), log_level="WARNING"))
+        kept = head_of(orjson.loads(head.read_bytes()), public_keys) if head else None
+        started = time.monotonic()
+        with app.app_context():
+            with reader() as session:
+                last = blocks.last_block(session)
+            with progress(last.last if last else 0) as watch:
+                walked = walk(public_keys, kept, lambda position: watch("Events", position))
+    except (OSError, ValueError) as error:
+        raise Unknown(f"{head}: {error}") from error
+    except (ConfigError, BankError) as error:
+        raise Unknown(str(error)) from error
+    _show(walked, time.monotonic() - started)
+    if walked.faults:
+        click.get_current_context().exit(CHANGED)
+
+
+def _show(walked: Walked, seconds: float) -> None:
+    console = Console(highlight=False, markup=False)
+    for fault in walked.faults[:_TOLD]:
+        console.print(fault, soft_wrap=True)
+    if len(walked.faults) > _TOLD:
+        console.print(f"… and {len(walked.faults) - _TOLD:,} more.")
+    console.print(f"{walked.blocks:,} blocks with {walked.events:,} events in {seconds:.1f} s.")
+    if walked.tail.since is not None:
+        age = (datetime.now(UTC) - walked.tail.since).total_seconds()
+        console.print(f"{walked.tail.events:,} events are not sealed yet, the first for {age:.0f} s.")
+    console.print("CHANGED: the log is not what was sealed." if walked.faults else "The log is what was sealed.")

@@ -1,0 +1,79 @@
+"""The canonical bytes of an event: what a leaf of the tree is made of.
+
+They are JSON with these members in this order: position, stream_id, version, type, schema, recorded_at, data, origin.
+The last two are not the content itself but a hash that commits to it: SHA-256 of a salt and the content. So a receipt may show
+an event and keep a part of it closed, as the balance of the other side, and nobody can guess that part by hashing guesses.
+The salts follow from the secret of the block, which the database holds and no receipt does (docs/decisions/0005).
+"""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from bank.proof import merkle
+
+COLUMNS = """
+    position, stream_id::text, version, type, schema,
+    to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS recorded_at,
+    data::text, actor_id::text, request_id, trace_id
+"""
+"""What `leaf` reads of the events' table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an event that can be shown or kept closed."""
+
+    salt: bytes
+    content: bytes
+
+    @property
+    def commitment(self) -> str:
+        """The hash that stands for it, in hexadecimal digits."""
+        return sha256(self.salt + self.content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An event as it is sealed: its canonical bytes, and the two parts that they commit to.
+
+    `data` is the event's own JSON, `origin` a JSON array of actor, request and trace id.
+    """
+
+    position: int
+    event: bytes
+    data: Part
+    origin: Part
+
+    @property
+    def hash(self) -> bytes:
+        """The leaf's hash in the tree."""
+        return merkle.leaf_hash(self.event)
+
+
+def leaf(row: Sequence[Any], secret: bytes) -> Leaf:
+    """The leaf of a row of COLUMNS in the block with this secret."""
+    position, stream_id, version, kind, schema, recorded_at, content, *origin = row
+    data = Part(_salt(secret, position, b"data"), content.encode())
+    where = Part(_salt(secret, position, b"origin"), orjson.dumps(origin))
+    event = orjson.dumps(
+        {
+            "position": position,
+            "stream_id": stream_id,
+            "version": version,
+            "type": kind,
+            "schema": schema,
+            "recorded_at": recorded_at,
+            "data": data.commitment,
+            "origin": where.commitment,
+        }
+    )
+    return Leaf(position, event, data, where)
+
+
+def _salt(secret: bytes, position: int, part: bytes) -> bytes:
+    return hmac.digest(secret, b"%d %b" % (position, part), "sha256")

@@ -52,6 +52,9 @@ class Document:
         if not schema:
             # Anything, and said to be.
             return []
+        if "anyOf" in schema:
+            # What may be null and is otherwise something with a name of its own.
+            return min((self.objections(part, value, at) for part in schema["anyOf"]), key=len)
         if value is None:
             return [] if schema.get("nullable") else [f"{at}: null"]
         if "allOf" in schema:

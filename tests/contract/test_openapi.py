@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract.document import Document
 from tests.contract.problems import check_problem
+from tests.proof.conftest import last_position, seal_up_to
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_routes_that_move_money_document_their_headers_and_the_dry_run(document)
             assert {"200", "201", "202"} <= operation["responses"].keys(), path
 
 
-def test_answers_are_what_the_document_says(document, stage, post_all, nothing_written):
+def test_answers_are_what_the_document_says(app, document, stage, post_all, nothing_written):
     """One real answer for each operation and success status, held against its schema."""
     seen = set()
 
@@ -162,6 +163,9 @@ def test_answers_are_what_the_document_says(document, stage, post_all, nothing_w
     check(alice.get(f"/balances/historical?account_id={stage.account}"), "GET", f"{api}/balances/historical", 200)
     check(alice.get(f"/balances/at-time?account_id={stage.account}&at=2026-01-31T12:00:00Z"), "GET", f"{api}/balances/at-time", 200)
     check(admin.get("/events?limit=200"), "GET", f"{api}/events", 200)
+    seal_up_to(app, last_position(app))
+    check(alice.get(f"/transactions/{moved.json['id']}/receipt"), "GET", f"{api}/transactions/{{transaction_id}}/receipt", 200)
+    check(admin.get("/events/head"), "GET", f"{api}/events/head", 200)
     check(admin.get("/audit-logs?limit=200"), "GET", f"{api}/audit-logs", 200)
     check(admin.get("/admin/stats"), "GET", f"{api}/admin/stats", 200)
 

@@ -8,7 +8,7 @@ import structlog
 
 from bank import create_app
 from bank.audit import outcomes
-from bank.config import Config
+from bank.config import Config, ConfigError
 from bank.followers.runner import Inside, Runner
 from bank.proof import blocks
 from bank.proof.sealer import Sealer
@@ -25,8 +25,11 @@ def command() -> None:
 
     Keep one running, under a supervisor. A second one does no harm: it stands by. Needs BANK_SEAL_KEY.
     """
-    config = Config.from_env()
-    key = blocks.signing_key(config)
+    try:
+        config = Config.from_env()
+        key = blocks.signing_key(config)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
     app = create_app(config)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):

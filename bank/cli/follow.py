@@ -9,13 +9,13 @@ import structlog
 from bank import create_app
 from bank.audit import outcomes
 from bank.config import Config, ConfigError
-from bank.followers.runner import Inside, Runner
+from bank.followers.runner import Gather, Inside, Runner
 from bank.proof import blocks
-from bank.proof.sealer import Sealer
+from bank.proof.sealer import BLOCK_EVENTS, Sealer
 
 log = structlog.get_logger(__name__)
 
-# A block is at most this old when it is sealed.
+# What is not a full block is sealed after this time.
 _SEAL_SECONDS = 1.0
 
 
@@ -34,7 +34,7 @@ def command() -> None:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    runner = Runner([Inside("seal", Sealer(key).take, _SEAL_SECONDS), Inside("audit", outcomes.take)])
+    runner = Runner([Inside("seal", Sealer(key).take, Gather(_SEAL_SECONDS, BLOCK_EVENTS)), Inside("audit", outcomes.take)])
     with app.app_context():
         log.info("following", public_key=blocks.public_bytes(key).hex())
         runner.run(stop)

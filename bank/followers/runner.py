@@ -3,6 +3,7 @@
 They read only what is settled (`bank.events.horizon`), so that an event that commits late is not passed by.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,16 +26,24 @@ _REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Gather:
+    """How long a follower lets events gather: for so many seconds, or until there are so many positions."""
+
+    seconds: float = 0.0
+    positions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Inside:
     """A follower whose effects are in the same database: they commit with its position, and so happen exactly once.
 
     `take(session, after, last)` takes in events behind `after` and up to `last` at most, and returns the position
-    that it has reached. `every` is how many seconds it may let events gather.
+    that it has reached.
     """
 
     name: str
     take: Callable[[Session, int, int], int]
-    every: float = 0.0
+    gather: Gather = Gather()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +55,21 @@ class Outside:
 
     name: str
     take: Callable[[int, int], int]
-    every: float = 0.0
+    gather: Gather = Gather()
 
 
 Follower = Inside | Outside
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What a runner knows of a follower: where it stands, if it is known, and when it was last at the end; until when it is left
+    alone, and how long that was the last time."""
+
+    position: int | None = None
+    at_end: float = -math.inf
+    resting_until: float = 0.0
+    rest: float = 0.0
 
 
 class Runner:
@@ -57,12 +77,8 @@ class Runner:
     runner's at a time, those Outside may see events twice."""
 
     def __init__(self, followers: Sequence[Follower]) -> None:
-        self._followers = followers
+        self._seats = [(follower, _Seat()) for follower in followers]
         self._horizon = Horizon()
-        # The position where each is, as far as this process knows; when it is due; and how long it rested the last time.
-        self._known: dict[str, int] = {}
-        self._due = {follower.name: 0.0 for follower in followers}
-        self._rest: dict[str, float] = {}
 
     def run(self, stop: Event) -> None:
         """Follow the log until `stop` is set."""
@@ -78,34 +94,36 @@ class Runner:
         """Look once, and let each follower that is due take in all that is settled."""
         with reader() as session:
             last = self._horizon.advance(session)
-        for follower in self._followers:
-            while not stop.is_set() and time.monotonic() >= self._due[follower.name] and self._position(follower.name) < last:
-                self._step(follower, last)
+        for follower, seat in self._seats:
+            while not stop.is_set() and _is_due(follower, seat, last):
+                _advance(follower, seat, last)
 
-    def _position(self, name: str) -> int:
-        if name not in self._known:
-            self._known[name] = register(name)
-        return self._known[name]
 
-    def _step(self, follower: Follower, last: int) -> None:
-        try:
-            reached = step(follower, last)
-        except Exception as error:
-            rest = self._rest[follower.name] = min(2 * self._rest.get(follower.name, _REST_SECONDS / 2), _LONGEST_REST_SECONDS)
-            self._due[follower.name] = time.monotonic() + rest
-            # Another runner may have gone on; it is asked again where it is.
-            self._known.pop(follower.name, None)
-            log.error("follower_failed", follower=follower.name, rest_seconds=rest, exc_info=error)
-            return
-        self._rest.pop(follower.name, None)
-        if reached is None:
-            # Another runner has it, and the time of this one may come.
-            self._due[follower.name] = time.monotonic() + _REST_SECONDS
-            self._known.pop(follower.name, None)
-            return
-        self._known[follower.name] = reached
-        if reached >= last:
-            self._due[follower.name] = time.monotonic() + follower.every
+def _is_due(follower: Follower, seat: _Seat, last: int) -> bool:
+    now = time.monotonic()
+    if now < seat.resting_until:
+        return False
+    if seat.position is None:
+        seat.position = register(follower.name)
+    waiting = last - seat.position
+    return waiting > 0 and (now - seat.at_end >= follower.gather.seconds or waiting >= follower.gather.positions)
+
+
+def _advance(follower: Follower, seat: _Seat, last: int) -> None:
+    try:
+        seat.position = step(follower, last)
+    except Exception as error:
+        seat.rest = min(2 * seat.rest or _REST_SECONDS, _LONGEST_REST_SECONDS)
+        log.error("follower_failed", follower=follower.name, rest_seconds=seat.rest, exc_info=error)
+        # Another runner may have gone on; it is asked again where it is.
+        seat.position, seat.resting_until = None, time.monotonic() + seat.rest
+        return
+    seat.rest = 0.0
+    if seat.position is None:
+        # Another runner has it, and the time of this one may come.
+        seat.resting_until = time.monotonic() + _REST_SECONDS
+    elif seat.position >= last:
+        seat.at_end = time.monotonic()
 
 
 def register(name: str) -> int:
@@ -159,15 +177,22 @@ class Lag:
     seconds: float
 
 
+# For how many seconds the first event behind a follower's position has been there.
+_SECONDS = """COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
+                          FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0)"""
+
+
+def seconds_behind(session: Session) -> dict[str, float]:
+    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits."""
+    return {row.name: row.seconds for row in session.execute(text(f"SELECT f.name, {_SECONDS} AS seconds FROM followers f"))}
+
+
 def lags(session: Session) -> list[Lag]:
     """Of every follower that has ever run, by name."""
     rows = session.execute(
         text(
-            """SELECT f.name, f.position,
-                      (SELECT count(*) FROM events e WHERE e.position > f.position),
-                      COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
-                                  FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0)
-                 FROM followers f ORDER BY f.name"""
+            f"""SELECT f.name, f.position, (SELECT count(*) FROM events e WHERE e.position > f.position), {_SECONDS}
+                  FROM followers f ORDER BY f.name"""
         )
     )
     return [Lag(*row) for row in rows]

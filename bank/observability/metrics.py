@@ -8,7 +8,7 @@ from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 from bank.money import exponent
-from bank.processing.counters import Happening, InvariantsChecked, QueueSeen, counters
+from bank.processing.counters import FollowersSeen, Happening, InvariantsChecked, QueueSeen, counters
 from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
@@ -21,6 +21,9 @@ _depth = Gauge(
     "bank_queue_pending_transactions", "Transactions that wait, by the sweeper's last look.", ["lane"], multiprocess_mode="mostrecent"
 )
 _age = Gauge("bank_queue_oldest_seconds", "How long the oldest of them waits.", ["lane"], multiprocess_mode="mostrecent")
+_behind = Gauge(
+    "bank_follower_lag_seconds", "How long the first event waits for a follower of the log.", ["follower"], multiprocess_mode="mostrecent"
+)
 _violations = Gauge("bank_invariant_violations", "Violations the last sample found.", ["check"], multiprocess_mode="mostrecent")
 _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
 
@@ -43,6 +46,10 @@ def _observe(happened: Happening) -> None:
         for lane, (pending, seconds) in happened.lanes.items():
             _depth.labels(str(lane)).set(pending)
             _age.labels(str(lane)).set(seconds)
+        return
+    if isinstance(happened, FollowersSeen):
+        for follower, seconds in happened.seconds.items():
+            _behind.labels(follower).set(seconds)
         return
     if isinstance(happened, InvariantsChecked):
         for check, count in happened.violations.items():

@@ -38,13 +38,20 @@ class QueueSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowersSeen:
+    """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it."""
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class InvariantsChecked:
     """What the sample of the books showed: by the name of each check how many violate it."""
 
     violations: dict[str, int]
 
 
-Happening = BatchDone | QueueSeen | InvariantsChecked | str
+Happening = BatchDone | QueueSeen | FollowersSeen | InvariantsChecked | str
 
 
 class Counters:
@@ -63,7 +70,7 @@ class Counters:
         self._listeners: dict[str, Callable[[Happening], None]] = {}
 
     def listen(self, name: str, listener: Callable[[Happening], None]) -> None:
-        """Call `listener` with each BatchDone, QueueSeen and InvariantsChecked, and with the type of each accepted transaction.
+        """Call `listener` with each BatchDone, and what was seen or checked, and with the type of each accepted transaction.
 
         It is called with the lock held, so it must be quick. A second one of a name takes the place
         of the first: a process may build several applications and still counts once.
@@ -90,7 +97,7 @@ class Counters:
             for listener in self._listeners.values():
                 listener(batch)
 
-    def seen(self, seen: QueueSeen | InvariantsChecked) -> None:
+    def seen(self, seen: QueueSeen | FollowersSeen | InvariantsChecked) -> None:
         """Tell how things stand now; there is nothing to count."""
         with self._lock:
             for listener in self._listeners.values():

@@ -6,6 +6,7 @@ ratios say more than the rates.
 
 import itertools
 import json
+import math
 import random
 import secrets
 import shutil
@@ -26,7 +27,7 @@ from bank.db import reader, unit_of_work
 from bank.processing.queue import bells
 from bank.rebuild import shadow
 from tests.bench import load
-from tests.processes import Bank, fresh_database, query
+from tests.processes import Bank, fresh_database, query, wait_until
 
 RUNS = 3
 SECONDS = 6.0
@@ -60,6 +61,7 @@ def main() -> None:
                 "DATABASE_URL": postgres.start(),
                 "REDIS_URL": redis.start(),
                 "JWT_SECRET_KEY": secrets.token_hex(32),
+                "BANK_SEAL_KEY": secrets.token_hex(32),
                 "BANK_SELF_SERVICE_DEPOSITS": "true",
                 "RATELIMIT_ENABLED": "false",
                 "BANK_LOG_LEVEL": "WARNING",
@@ -97,19 +99,32 @@ def measure_tpcb(database_url: str) -> float | None:
 
 
 def measure_drain(environ: Mapping[str, str], directory: Path, tpcb: float | None) -> None:
-    """How fast a full queue is emptied by the workers of a default bank, from the first bell to the last commit."""
+    """How fast a full queue is emptied by the workers of a default bank, from the first bell to the last commit; without
+    anybody who follows the log, and while it is sealed: how much that costs, and how far sealing is behind at the worst."""
+    lags: list[float] = []
 
-    def run(number: int) -> float:
+    def run(sealed: bool) -> float:
         with fresh_database(environ, directory) as own:
             fill_queue(own)
             with Bank(own, directory, workers=2, scheduler=False) as bank:
+                if sealed:
+                    bank.add("follower", "-m", "bank", "follow")
+                    wait_until(lambda: sealing_lag(own) == 0, "the submissions are sealed", 120)
                 started = time.perf_counter()
                 ring_all(bank)
-                wait_until_posted(own)
-                return QUEUED / (time.perf_counter() - started)
+                worst = wait_until_posted(own)
+                rate = QUEUED / (time.perf_counter() - started)
+                if sealed:
+                    lags.append(worst)
+                    wait_until(lambda: sealing_lag(own) == 0, "the rest is sealed", 10)
+                return rate
 
-    runs = three(run)
+    pairs = [(run(False), run(True)) for _ in range(RUNS)]
+    runs = [plain for plain, _ in pairs]
     report("drain", runs, "transfers/s", accounts=ACCOUNTS, queued=QUEUED)
+    report("drain_while_sealed", [sealed for _, sealed in pairs], "transfers/s")
+    report("sealing_cost", [(1 - sealed / plain) * 100 for plain, sealed in pairs], "%", aim=10)
+    report("sealing_lag", lags, "s", aim=3)
     if tpcb is not None:
         report("drain_to_tpcb", [rate / tpcb for rate in runs], "ratio", aim=3)
 
@@ -156,12 +171,26 @@ def ring_all(bank: Bank) -> None:
             bells.ring(lane)
 
 
-def wait_until_posted(environ: Mapping[str, str]) -> None:
-    """Return when no transaction is pending; looks every 50 ms over one connection."""
+_LAG = """SELECT COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
+                              FROM followers f JOIN events e ON e.position > f.position
+                             WHERE f.name = 'seal' ORDER BY e.position LIMIT 1), 0)"""
+
+
+def sealing_lag(environ: Mapping[str, str]) -> float:
+    """For how many seconds the first event that is not sealed has been there; 0 when all are."""
+    [(sealed,)] = query(environ, "SELECT EXISTS (SELECT FROM followers WHERE name = 'seal' AND position > 0)")
+    return float(query(environ, _LAG)[0][0]) if sealed else math.inf
+
+
+def wait_until_posted(environ: Mapping[str, str]) -> float:
+    """Return when no transaction is pending, with the worst lag of sealing; looks every 50 ms over one connection."""
     app = create_app(Config.from_env(environ))
+    worst = 0.0
     with app.app_context(), reader() as session:
         while session.execute(text("SELECT EXISTS (SELECT FROM transactions WHERE status = 'pending')")).scalar_one():
+            worst = max(worst, session.execute(text(_LAG)).scalar_one())
             time.sleep(0.05)
+    return worst
 
 
 def measure_rebuild(environ: Mapping[str, str], directory: Path) -> None:

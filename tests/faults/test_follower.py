@@ -43,7 +43,7 @@ def test_followers_killed_while_clients_post_leave_no_gap_and_double_nothing(ban
     with ThreadPoolExecutor(4) as clients:
         running = [clients.submit(keep_posting, share) for share in range(4)]
         try:
-            for number in range(6):
+            for number in range(4):
                 sealed = blocks()
                 wait_until(lambda sealed=sealed: blocks() > sealed, "a block is sealed")
                 followers[number % 2].kill()

@@ -8,12 +8,14 @@ from threading import Event
 import pytest
 from click.testing import CliRunner
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bank.cli.followers import command
 from bank.db import reader, unit_of_work
-from bank.followers.runner import Inside, Outside, Runner, lags, register, step
+from bank.followers.runner import Gather, Inside, Outside, Runner, lags, register, step
+from bank.processing.tasks import sweep
 from bank.web.context import new_id
 from tests.conftest import open_transaction
 from tests.events.test_horizon import append, append_and_commit
@@ -203,7 +205,7 @@ def test_one_that_fails_does_not_hold_up_the_others(notes: Notes, name: str) -> 
 
 
 def test_events_may_gather_for_a_follower_that_lets_them(notes: Notes) -> None:
-    runner = Runner([Inside(notes.name, notes.take, every=0.3)])
+    runner = Runner([Inside(notes.name, notes.take, gather=Gather(seconds=0.3, positions=1_000))])
     first = append_and_commit()
     follow(runner)
     second = append_and_commit()
@@ -212,7 +214,20 @@ def test_events_may_gather_for_a_follower_that_lets_them(notes: Notes) -> None:
     wait_until(lambda: (follow(runner), notes.noted() == [first, second])[1], "the second is taken in")
 
 
-def test_the_lag_is_told_in_events_and_seconds(notes: Notes, environ: dict[str, str]) -> None:
+def test_as_many_events_as_are_enough_wait_for_nothing(notes: Notes) -> None:
+    runner = Runner([Inside(notes.name, notes.take, gather=Gather(seconds=600, positions=2))])
+    expected = [append_and_commit()]
+    follow(runner)
+    assert notes.noted() == expected
+    expected.append(append_and_commit())
+    follow(runner)
+    assert notes.noted() == expected[:1]
+    expected.append(append_and_commit())
+    follow(runner)
+    assert notes.noted() == expected
+
+
+def test_the_lag_is_told_in_events_and_seconds(notes: Notes, environ: dict[str, str], client: FlaskClient) -> None:
     for _ in range(3):
         append_and_commit()
     with reader() as session:
@@ -221,6 +236,11 @@ def test_the_lag_is_told_in_events_and_seconds(notes: Notes, environ: dict[str, 
     shown = CliRunner(env={**environ, "COLUMNS": "200"}).invoke(command)
     [line] = [line for line in shown.output.splitlines() if line.startswith(notes.name)]
     assert line.split()[2] == "3"
+    sweep()
+    [metric] = [
+        line for line in client.get("/metrics").text.splitlines() if f'bank_follower_lag_seconds{{follower="{notes.name}"}}' in line
+    ]
+    assert float(metric.split()[1]) > 0
     follow(Runner([Inside(notes.name, notes.take)]))
     with reader() as session:
         [lag] = [lag for lag in lags(session) if lag.name == notes.name]

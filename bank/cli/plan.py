@@ -52,8 +52,8 @@ def migration(layout: Layout, environment: Mapping[str, str], admin_password: st
 def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Service], list[Service]]:
     """The bank's own processes: those without which it is not ready, and those that make it faster.
 
-    API, a worker, scheduler and dashboard are the first; further workers are the second: on a small
-    machine they would only take the processor from the others while these load.
+    API, a worker, scheduler and dashboard are the first; further workers and the one for what takes minutes are the
+    second: on a small machine they would only take the processor from the others while these load.
     """
     roll = Roll(environment["REDIS_URL"])
 
@@ -72,7 +72,7 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
         # It asks for a login, so it is up when it refuses us.
         service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
     ]
-    return needed, workers[1:]
+    return needed, [*workers[1:], service("worker-slow", ["worker.py", "slow"], WORKERS, roll.has_worker)]
 
 
 def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

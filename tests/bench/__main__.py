@@ -23,8 +23,10 @@ from sqlalchemy import text
 from bank import create_app, embedded
 from bank.config import Config
 from bank.db import reader, unit_of_work
+from bank.events.horizon import settled
 from bank.processing.queue import bells
 from bank.rebuild import shadow
+from bank.replay.run import replay
 from tests.bench import load
 from tests.processes import Bank, fresh_database, query
 
@@ -70,7 +72,7 @@ def main() -> None:
             }
             tpcb = measure_tpcb(environ["DATABASE_URL"])
             measure_drain(environ, directory, tpcb)
-            measure_rebuild(environ, directory)
+            measure_log(environ, directory)
             measure_api(environ, directory)
         finally:
             redis.stop()
@@ -164,24 +166,42 @@ def wait_until_posted(environ: Mapping[str, str]) -> None:
             time.sleep(0.05)
 
 
-def measure_rebuild(environ: Mapping[str, str], directory: Path) -> None:
-    """How fast the projections are made again from the log, indexes included, and how that changes with its length."""
+def measure_log(environ: Mapping[str, str], directory: Path) -> None:
+    """What reads the whole log, on a short one and on a long one."""
     rates = []
     for events in LOGS:
         with fresh_database(environ, directory) as own:
             fill_log(own, events // 2)
-
-            def run(number: int, events: int = events) -> float:
-                with unit_of_work() as session:
-                    shadow.drop(session.connection())
-                started = time.perf_counter()
-                shadow.fill(shadow.prepare(), shadow.settled(), lambda position: None)
-                shadow.index()
-                return events / (time.perf_counter() - started)
-
             with create_app(Config.from_env(own)).app_context():
-                rates.append(report("rebuild", three(run), "events/s", events=events, aim=20_000))
+                rates.append(measure_rebuild(events))
+                measure_replay(events)
     report("rebuild_growth", [rates[0] / rates[1]], "ratio", of=[f"{events:,} events" for events in LOGS], aim=1)
+
+
+def measure_rebuild(events: int) -> float:
+    """How fast the projections are made again from the log, indexes included."""
+
+    def run(number: int) -> float:
+        with unit_of_work() as session:
+            shadow.drop(session.connection())
+        started = time.perf_counter()
+        shadow.fill(shadow.prepare(), settled(shadow.PATIENCE_SECONDS), lambda position: None)
+        shadow.index()
+        return events / (time.perf_counter() - started)
+
+    return report("rebuild", three(run), "events/s", events=events, aim=20_000)
+
+
+def measure_replay(events: int) -> None:
+    """How fast the state of the bank is folded from the log, the writing of snapshots included; and how soon from the last of these."""
+
+    def run(from_start: bool) -> float:
+        started = time.perf_counter()
+        replay(None, lambda position, end: None, from_start=from_start)
+        return time.perf_counter() - started
+
+    report("replay", three(lambda _: events / run(True)), "events/s", events=events, aim=60_000)
+    report("replay_from_snapshot", three(lambda _: run(False)), "s", events=events)
 
 
 def fill_log(environ: Mapping[str, str], transactions: int) -> None:

@@ -17,9 +17,9 @@ from bank.cli.progress import progress
 from bank.config import Config, ConfigError
 from bank.errors import BankError
 from bank.events.types import UnknownEventError
-from bank.replay.run import Replayed, Until, replay
+from bank.replay.run import Goal, Until, goal, replay
 from bank.replay.service import present
-from bank.replay.state import BrokenLogError
+from bank.replay.state import BrokenLogError, State
 from bank.web import streaming
 from bank.web.fields import Identifier, Moment
 
@@ -32,6 +32,12 @@ _COUNTS = ("users", "submitted", "completed", "failed", "pending")
 
 # The largest position that the log can have, in digits.
 _LONGEST = 19
+
+
+class NotThere(click.ClickException):
+    """There was no such account at that moment."""
+
+    exit_code = NOT_THERE
 
 
 class Unknown(click.ClickException):
@@ -74,24 +80,25 @@ def command(until: Until, account_id: str | None, form: str, from_start: bool) -
     """
     try:
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
-        with app.app_context(), progress(1) as watch:
-            came = replay(until, lambda position, end: watch("Events", position, end), from_start=from_start)
+        with app.app_context():
+            end = goal(until)
+            with progress(end.position) as watch:
+                state = replay(end, lambda position: watch("Events", position), from_start=from_start)
     except (ConfigError, BankError, UnknownEventError, BrokenLogError) as error:
         raise Unknown(str(error)) from error
-    accounts = came.state.accounts
-    if account_id is not None and account_id not in accounts:
-        raise click.ClickException(f"There was no account {account_id} then.")
-    shown = [present(each, accounts[each]) for each in ([account_id] if account_id else sorted(accounts))]
-    _PRINT[form](came, shown)
+    if account_id is not None and account_id not in state.accounts:
+        raise NotThere(f"There was no account {account_id} then.")
+    shown = [present(each, state.accounts[each]) for each in ([account_id] if account_id else sorted(state.accounts))]
+    _PRINT[form](_counts(end, state), shown)
 
 
-def _counts(came: Replayed) -> dict[str, int]:
-    return {"position": came.position, **{name: getattr(came.state, name) for name in _COUNTS}}
+def _counts(end: Goal, state: State) -> dict[str, int]:
+    return {"position": end.position, **{name: getattr(state, name) for name in _COUNTS}}
 
 
-def _print_table(came: Replayed, accounts: Sequence[dict[str, Any]]) -> None:
+def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
     console = Console(highlight=False)
-    for name, count in _counts(came).items():
+    for name, count in counts.items():
         console.print(f"{name:10}{count:,}")
     table = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))
     for column in table.columns[6:]:
@@ -103,11 +110,11 @@ def _print_table(came: Replayed, accounts: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _print_json(came: Replayed, accounts: Sequence[dict[str, Any]]) -> None:
-    click.echo(orjson.dumps({**_counts(came), "accounts": accounts}))
+def _print_json(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
+    click.echo(orjson.dumps({**counts, "accounts": accounts}))
 
 
-def _print_csv(came: Replayed, accounts: Sequence[dict[str, Any]]) -> None:
+def _print_csv(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
     # As numbers, which no spreadsheet takes for a formula when they are negative.
     money = ("balance", "overdraft_limit")
     rows = [{**account, **{name: account[name] and Decimal(account[name]) for name in money}} for account in accounts]

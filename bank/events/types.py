@@ -155,9 +155,9 @@ def load(type: str, schema: int, data: Mapping[str, Any]) -> Happened:
     if kind is None or not 1 <= schema <= kind.SCHEMA:
         raise UnknownEventError(f"a {type} of version {schema}, which this bank cannot read")
     told = dict(data)
-    for version in range(schema, kind.SCHEMA):
-        told = UPCASTERS[type, version](told)
     try:
+        for version in range(schema, kind.SCHEMA):
+            told = UPCASTERS[type, version](told)
         return kind.stored(told)
     except (TypeError, ValueError, KeyError) as error:
         raise UnknownEventError(f"a {type} of version {schema} in another shape than that version has") from error

@@ -20,8 +20,8 @@ from bank.db import reader, unit_of_work
 from bank.errors import NotFound, Unprocessable
 from bank.events.types import UnknownEventError
 from bank.processing.queue import SLOW_QUEUE, queue
-from bank.replay.run import Replayed, Until, replay
-from bank.replay.state import Account, BrokenLogError
+from bank.replay.run import Goal, Until, goal, replay
+from bank.replay.state import Account, BrokenLogError, State
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +44,11 @@ _SET = 10_000
 _stopping = Event()
 
 
-class _Lost(Exception):  # noqa: N818 - no error: it is another's now
+class _Lost(Exception):
     """The replay was taken by another worker."""
 
 
-class _Stopping(Exception):  # noqa: N818 - no error: another will go on
+class _Stopping(Exception):
     """This process is asked to stop."""
 
 
@@ -111,7 +111,8 @@ def run(replay_id: str) -> bool:
     if claim is None:
         return False
     try:
-        _finish(claim, replay(claim.until, claim.tell))
+        end = goal(claim.until)
+        _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position)))
     except (UnknownEventError, BrokenLogError, Unprocessable, NotFound) as error:
         with unit_of_work() as session:
             claim.write(session, "status = 'failed', error = :error, finished_at = now()", error=str(error))
@@ -187,13 +188,14 @@ def _claim(replay_id: str) -> _Claim | None:
 
 _ACCOUNTS = """
     INSERT INTO replayed_accounts (replay_id, account_id, user_id, currency, kind, name, status, overdraft_limit, balance, version)
-    SELECT %s, * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+    SELECT %s, * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[],
+                             %s::bigint[], %s::bigint[], %s::bigint[])
 """
 
 
-def _finish(claim: _Claim, came: Replayed) -> None:
+def _finish(claim: _Claim, end: Goal, state: State) -> None:
     """Write down what came out, in sets and in one commit. Raises NotFound when the account was not there then."""
-    accounts = came.state.accounts
+    accounts = state.accounts
     if claim.account_id is not None:
         if claim.account_id not in accounts:
             raise NotFound(f"There was no account {claim.account_id} then.")
@@ -205,11 +207,11 @@ def _finish(claim: _Claim, came: Replayed) -> None:
             session,
             """status = 'finished', finished_at = now(), position = :position, end_position = :position,
                users = :users, submitted = :submitted, completed = :completed, failed = :failed""",
-            position=came.position,
-            users=came.state.users,
-            submitted=came.state.submitted,
-            completed=came.state.completed,
-            failed=came.state.failed,
+            position=end.position,
+            users=state.users,
+            submitted=state.submitted,
+            completed=state.completed,
+            failed=state.failed,
         )
         for start in range(0, len(rows), _SET):
             _write_accounts(session.connection(), claim.replay_id, rows[start : start + _SET])

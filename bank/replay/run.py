@@ -30,52 +30,49 @@ _PATIENCE_SECONDS = 10.0
 Until = int | datetime | None
 """Up to which moment: a position, its event included; a time, all that was recorded by then; None for now."""
 
-Watch = Callable[[int, int], None]
-"""Is told of every step: where the replay is, and where it ends."""
-
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """The state that came out, and the position up to which the log was read."""
+class Goal:
+    """Up to which position the log is read, and up to which time what was recorded counts (None: all)."""
 
-    state: State
     position: int
+    time: datetime | None
 
 
-def end_of(until: Until) -> int:
-    """The position up to which the log is to be read for this moment; waits until nothing can be added before it.
+def goal(until: Until) -> Goal:
+    """Where a replay up to this moment ends. Waits until nothing can be added before it any more.
 
-    Of a time too it is the end of the log: `recorded_at` is when a transaction began, and the positions have another order.
-    Raises Unprocessable for a position that is not there yet, and Unavailable when a transaction runs for too long.
+    For a time too the log is read to its end: `recorded_at` is when a transaction began, and positions have another
+    order. Raises Unprocessable for a position that is not there yet, and Unavailable when a transaction runs
+    for too long.
     """
     end = settled(_PATIENCE_SECONDS)
     if not isinstance(until, int):
-        return end
+        return Goal(end, until)
     if until > end:
         message = f"The log ends at position {end}."
         raise Unprocessable(message, errors=[{"pointer": "/until_position", "message": message}])
-    return until
+    return Goal(until, None)
 
 
-def replay(until: Until, watch: Watch, *, from_start: bool = False) -> Replayed:
-    """The state of the bank at a moment, from the events alone; `from_start` uses no snapshot of an earlier replay.
+def replay(goal: Goal, watch: Callable[[int], None], *, from_start: bool = False) -> State:
+    """The state of the bank there, from the events alone; `from_start` uses no snapshot of an earlier replay.
 
-    Reads in short statements and disturbs nobody. What was recorded by a time of the last ten seconds may still
-    grow: a transaction that began before it may commit after it. Raises what `end_of` raises,
-    UnknownEventError, and BrokenLogError.
+    Reads in short statements and disturbs nobody; `watch` is told of every step at which position it is. What was
+    recorded by a time of the last ten seconds may still grow: a transaction that began before it may commit
+    after it. Raises UnknownEventError, and BrokenLogError.
     """
-    end = end_of(until)
-    moment = until if isinstance(until, datetime) else None
-    reading = _Reading(State(), 0) if from_start else _newest(end, moment) or _Reading(State(), 0)
-    watch(reading.position, end)
+    reading = None if from_start else _newest(goal)
+    reading = reading or _Reading(State(), 0)
+    watch(reading.position)
     snapshot_at = reading.position + _SNAPSHOT_EVERY
-    while reading.position < end:
-        reading.read(min(reading.position + _PART, end), moment)
-        watch(reading.position, end)
-        if reading.position >= snapshot_at and reading.is_whole(moment):
+    while reading.position < goal.position:
+        reading.read(min(reading.position + _PART, goal.position), goal.time)
+        watch(reading.position)
+        if reading.position >= snapshot_at and reading.is_whole(goal.time):
             _keep(reading)
             snapshot_at = reading.position + _SNAPSHOT_EVERY
-    return Replayed(reading.state, end)
+    return reading.state
 
 
 class _Reading:
@@ -108,9 +105,9 @@ _NEWEST = text(
 )
 
 
-def _newest(end: int, moment: datetime | None) -> _Reading | None:
+def _newest(goal: Goal) -> _Reading | None:
     with reader() as session:
-        found = session.execute(_NEWEST, {"code": code(), "end": end, "moment": moment}).one_or_none()
+        found = session.execute(_NEWEST, {"code": code(), "end": goal.position, "moment": goal.time}).one_or_none()
     return None if found is None else _Reading(State.restore(found.state), found.position, found.recorded_until)
 
 

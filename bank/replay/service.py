@@ -1,6 +1,5 @@
 """Asking for a replay, and reading what came out."""
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -11,7 +10,7 @@ from bank.errors import NotFound, ReplayNotFinished, TooManyReplays
 from bank.events.types import Origin
 from bank.money import format_amount
 from bank.replay import jobs
-from bank.replay.run import Until, end_of
+from bank.replay.run import Until, goal
 from bank.replay.state import Account
 from bank.web.context import new_id
 from bank.web.fields import timestamp
@@ -48,21 +47,18 @@ def ask(until: Until, account_id: str | None, origin: Origin) -> dict[str, Any]:
     Raises Unprocessable for a position past the end of the log, and TooManyReplays.
     """
     # The present moment is written down as the position that it is at: asked once more, the same comes out.
-    end = end_of(until)
+    end = goal(until)
     replay_id = new_id()
-    asked = {
-        "until_position": None if isinstance(until, datetime) else end,
-        "until_time": until if isinstance(until, datetime) else None,
-        "account_id": account_id,
-    }
+    position = end.position if end.time is None else None
+    asked = {"id": replay_id, "asked_by": origin.actor_id, "until_position": position, "until_time": end.time, "account_id": account_id}
     with unit_of_work() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         are_open = session.execute(text("SELECT count(*) FROM replays WHERE status IN ('queued', 'running')")).scalar_one()
         if are_open >= _MOST_OPEN:
             raise TooManyReplays(f"{are_open} replays wait or are at work; ask again when one of them is over.")
         session.execute(_FORGET, {"days": _KEPT_DAYS, "most": _FORGOTTEN_AT_ONCE})
-        session.execute(_ASK, {"id": replay_id, "asked_by": origin.actor_id, **asked})
-        details = {**asked, "until_time": timestamp(asked["until_time"])}
+        session.execute(_ASK, asked)
+        details = {"until_position": position, "until_time": timestamp(end.time), "account_id": account_id}
         audit.record(session, "replay", replay_id, "replay.started", origin, details)
     jobs.ring(replay_id)
     return get(replay_id)

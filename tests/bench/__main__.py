@@ -26,8 +26,9 @@ from bank.db import reader, unit_of_work
 from bank.events.horizon import settled
 from bank.processing.queue import bells
 from bank.rebuild import shadow
-from bank.replay.run import replay
+from bank.replay.run import goal, replay
 from tests.bench import load
+from tests.bench.log import fill_log
 from tests.processes import Bank, fresh_database, query
 
 RUNS = 3
@@ -171,7 +172,7 @@ def measure_log(environ: Mapping[str, str], directory: Path) -> None:
     rates = []
     for events in LOGS:
         with fresh_database(environ, directory) as own:
-            fill_log(own, events // 2)
+            fill_log(own, ACCOUNTS, events // 2)
             with create_app(Config.from_env(own)).app_context():
                 rates.append(measure_rebuild(events))
                 measure_replay(events)
@@ -197,45 +198,11 @@ def measure_replay(events: int) -> None:
 
     def run(from_start: bool) -> float:
         started = time.perf_counter()
-        replay(None, lambda position, end: None, from_start=from_start)
+        replay(goal(None), lambda position: None, from_start=from_start)
         return time.perf_counter() - started
 
     report("replay", three(lambda _: events / run(True)), "events/s", events=events, aim=60_000)
     report("replay_from_snapshot", three(lambda _: run(False)), "s", events=events)
-
-
-def fill_log(environ: Mapping[str, str], transactions: int) -> None:
-    """The events of deposits, each submitted and completed, spread evenly over accounts; and of the accounts."""
-    owner, outside = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
-    for statement in (
-        """INSERT INTO events (stream_id, version, type, data) VALUES
-               (%(owner)s, 1, 'UserRegistered',
-                '{"username": "bench", "email": "bench@example.com", "role": "customer", "status": "active"}'),
-               (%(outside)s, 1, 'AccountOpened',
-                '{"user_id": null, "currency": "USD", "kind": "outside", "name": "Outside USD", "is_default": false}')""",
-        """INSERT INTO events (stream_id, version, type, data)
-           SELECT md5(i::text)::uuid, 1, 'AccountOpened',
-                  json_build_object('user_id', %(owner)s, 'currency', 'USD', 'kind', 'customer', 'name', NULL, 'is_default', false)
-             FROM generate_series(0, %(accounts)s - 1) i""",
-        # One after the other, so each account's versions and balances follow from the number.
-        """INSERT INTO events (stream_id, version, type, data)
-           SELECT md5('t' || i)::uuid, side.version, side.type, side.data
-             FROM generate_series(0, %(transactions)s - 1) i
-            CROSS JOIN LATERAL (VALUES
-                (1, 'TransactionSubmitted', json_build_object(
-                    'lane', 0, 'type', 'credit', 'from_user_id', NULL, 'to_user_id', %(owner)s, 'from_account_id', NULL,
-                    'to_account_id', md5((i %% %(accounts)s)::text)::uuid, 'amount', 1, 'currency', 'USD', 'to_amount', 1,
-                    'to_currency', 'USD', 'rate', NULL, 'description', NULL, 'reference', 'R' || i, 'metadata', NULL,
-                    'reverses_id', NULL, 'awaited', false, 'effective_at', NULL)),
-                (2, 'TransactionCompleted', json_build_object('entries', json_build_array(
-                    json_build_array(%(outside)s, i + 1, -1, -i - 1),
-                    json_build_array(md5((i %% %(accounts)s)::text)::uuid, i / %(accounts)s + 1, 1, i / %(accounts)s + 1))))
-            ) AS side (version, type, data)
-            ORDER BY i, side.version""",
-        "ANALYZE events",
-    ):
-        patient = {**environ, "DATABASE_URL": environ["DATABASE_URL"] + "?options=-c%20statement_timeout%3D0"}
-        query(patient, statement, owner=owner, outside=outside, accounts=ACCOUNTS, transactions=transactions)
 
 
 def measure_api(environ: Mapping[str, str], directory: Path) -> None:

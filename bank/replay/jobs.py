@@ -4,6 +4,7 @@ A row of `replays` is claimed by a conditional update, and each claim has a numb
 another took the row finds the number changed, and writes nothing.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -135,7 +136,7 @@ class _Claim:
     attempt: int
     until: Until
     account_id: str | None
-    _told_at: float = field(default=float("-inf"), init=False)
+    _told_at: float = field(default=-math.inf, init=False)
 
     def tell(self, position: int, end: int) -> None:
         """Write down where the replay is, twice a second. Raises _Lost when it is another's, _Stopping when it is to end."""

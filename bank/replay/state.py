@@ -108,7 +108,7 @@ class State:
         try:
             return self.accounts[account_id]
         except KeyError:
-            raise BrokenLogError(f"Event {position} is of the account {account_id}, which no event before it has opened.") from None
+            raise BrokenLogError(f"Event {position} is of the account {account_id}, which no event that counts has opened.") from None
 
     def _happen(self, position: int, stream_id: str, event: Happened) -> None:
         match event:

@@ -30,6 +30,9 @@ _COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "o
 
 _COUNTS = ("users", "submitted", "completed", "failed", "pending")
 
+# Columns of text; wider than any row.
+_WIDE = 1_000
+
 # The largest position that the log can have, in digits.
 _LONGEST = 19
 
@@ -98,6 +101,9 @@ def _counts(end: Goal, state: State) -> dict[str, int]:
 
 def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width; an id that is broken in two is of no use there.
+        console.width = _WIDE
     for name, count in counts.items():
         console.print(f"{name:10}{count:,}")
     table = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))
@@ -105,7 +111,7 @@ def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> 
         column.justify = "right"
     for account in accounts:
         # Text, so that brackets in a name are no markup.
-        table.add_row(*(Text("" if account[name] is None else str(account[name])) for name in _COLUMNS))
+        table.add_row(*(Text("" if account[name] is None else str(account[name]), overflow="fold") for name in _COLUMNS))
     console.print()
     console.print(table)
 

@@ -59,7 +59,7 @@ class Books:
 
     def run(self, *arguments: str) -> Result:
         """Run `bank` with these arguments. A traceback fails the test."""
-        result = CliRunner(env={**self.environ, "COLUMNS": "250"}).invoke(main, arguments)
+        result = CliRunner(env=self.environ).invoke(main, arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

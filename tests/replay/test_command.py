@@ -71,7 +71,7 @@ def test_the_table_shows_the_counts_and_the_accounts(books: Books, account: str)
     lines = result.stdout.splitlines()
     assert f"position  {books.end():,}" in lines and "pending   1" in lines
     [row] = [line for line in lines if line.startswith(account)]
-    assert "[bold]" in row and "-12.34" in row
+    assert "[bold]" in row and "-12.34" in row and row.count(" USD ") == 1
     assert len([line for line in lines if "customer" in line]) == 1
 
 

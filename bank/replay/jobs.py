@@ -112,18 +112,23 @@ def run(replay_id: str) -> bool:
     if claim is None:
         return False
     try:
+        return _work(claim)
+    except _Lost:
+        log.warning("replay_lost", replay_id=replay_id, attempt=claim.attempt)
+        return False
+
+
+def _work(claim: "_Claim") -> bool:
+    try:
         end = goal(claim.until)
         _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position)))
     except (UnknownEventError, BrokenLogError, Unprocessable, NotFound) as error:
         with unit_of_work() as session:
             claim.write(session, "status = 'failed', error = :error, finished_at = now()", error=str(error))
-    except _Lost:
-        log.warning("replay_lost", replay_id=replay_id, attempt=claim.attempt)
-        return False
     except _Stopping:
         with unit_of_work() as session:
             claim.write(session, "status = 'queued', attempts = attempts - 1")
-        ring(replay_id)
+        ring(claim.replay_id)
         return False
     return True
 

@@ -230,6 +230,12 @@ def test_an_event_of_an_account_that_was_never_opened_is_named(books: Books, wit
             state.apply([(17, kind, 1, account_id, data)])
 
 
+@pytest.mark.parametrize("data", ["{}", '{"entries":[[1]]}', '{"entries":5}', "[]", "x", ""])
+def test_an_event_that_has_lost_its_shape_is_named(data: str) -> None:
+    with pytest.raises(BrokenLogError, match="Event 17 is a TransactionCompleted"):
+        State().apply([(17, "TransactionCompleted", 1, new_id(), data)])
+
+
 def test_an_older_posting_that_comes_last_changes_nothing() -> None:
     state, account_id = State(), new_id()
     state.accounts[account_id] = Account(None, "USD", "customer", None, "active", 0, 0, 0)

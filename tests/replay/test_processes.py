@@ -1,5 +1,6 @@
 """Replays by real workers, one of which dies."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def test_a_killed_workers_replay_is_finished_by_another(environ_of_many: Mapping
         assert query(bank.environ, "SELECT attempts FROM replays") == [(2,)]
         found = query(bank.environ, "SELECT kind, count(*), sum(balance)::bigint FROM replayed_accounts GROUP BY 1 ORDER BY 1")
         assert found == [("customer", ACCOUNTS, TRANSACTIONS), ("outside", 1, -TRANSACTIONS)]
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_replay_back_at_once(environ_of_many: Mapping[str, str], tmp_path: Path) -> None:
+    query(environ_of_many, "DELETE FROM snapshots")
+    with Bank(environ_of_many, tmp_path, web_workers=1, workers=0, slow_worker=True, scheduler=False) as bank:
+        client = bank.client(bank.log_in())
+        replay_id = client.post("/admin/replays", {}).json["id"]
+        path = f"/admin/replays/{replay_id}"
+        wait_until(lambda: client.get(path).json["status"] == "running", "it is begun")
+        assert bank.slow_worker is not None
+        bank.slow_worker.signal(signal.SIGTERM)
+        assert bank.slow_worker.child.wait(10) == 0
+        assert query(bank.environ, "SELECT status, attempts FROM replays WHERE id = %(id)s", id=replay_id) == [("queued", 0)]
+        # Its bell waits, without any sweeper.
+        bank.slow_worker.restart()
+        wait_until(lambda: client.get(path).json["status"] == "finished", "another finishes it", 60)
 
 
 def test_a_replay_whose_bell_is_lost_with_redis_is_rung_for_again_and_keeps_nobody_from_posting(

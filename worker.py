@@ -1,7 +1,16 @@
-"""An RQ worker process: `python worker.py`."""
+"""An RQ worker process: `python worker.py` posts transactions, `python worker.py slow` does what takes minutes."""
+
+import sys
 
 from bank import create_app
 from bank.processing import worker
+from bank.processing.queue import QUEUE, SLOW_QUEUE
+
+# One queue a worker: see there.
+_QUEUES = {(): QUEUE, ("slow",): SLOW_QUEUE}
 
 if __name__ == "__main__":
-    worker.run(create_app())
+    queue = _QUEUES.get(tuple(sys.argv[1:]))
+    if queue is None:
+        sys.exit(f"usage: {sys.argv[0]} [slow]")
+    worker.run(create_app(), queue)

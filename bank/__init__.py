@@ -31,7 +31,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
     from bank.proof import models as _proof  # noqa: F401 - the same
-    from bank.replay import models as _replay  # noqa: F401 - the same
+    from bank.replay.views import blp as replays
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
     from bank.web import body, context, docs, limits, problems, streaming
@@ -71,6 +71,6 @@ def create_app(config: "Config | None" = None) -> "Flask":
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, balances, audit, admin):
+    for blueprint in (auth, users, accounts, transactions, balances, audit, admin, replays):
         api.register_blueprint(blueprint)
     return app

@@ -111,6 +111,18 @@ class NotReversible(Conflict):
     code, title = "not_reversible", "This transaction cannot be rolled back"
 
 
+class TooManyReplays(Conflict):
+    """As many replays as may be are at work or wait."""
+
+    code, title = "too_many_replays", "As many replays as may be are open"
+
+
+class ReplayNotFinished(Conflict):
+    """There is a result once the replay has come to its end."""
+
+    code, title = "replay_not_finished", "The replay has no result"
+
+
 class IdempotencyInProgress(Conflict):
     """The first request with this key has not been answered yet."""
 

@@ -7,15 +7,13 @@ from typing import Any
 from sqlalchemy import Row
 
 from bank.db import reader
-from bank.errors import Unavailable
 from bank.events import store
-from bank.events.horizon import Horizon
+from bank.events.horizon import Horizon, settled
 from bank.web import streaming
 
 # How long a stream that ends waits for transactions that may still add to what it shows. Those of the bank are
 # over in less, or ended by the database (`bank.db.SERVER_SETTINGS`).
 _PATIENCE_SECONDS = 10.0
-_LOOK_SECONDS = 0.05
 
 # A follower looks for new events this often, and has a thread of the server for so long at most.
 _POLL_SECONDS = 0.5
@@ -30,15 +28,7 @@ def until_now(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[A
 
     Raises Unavailable when an older transaction runs for so long that what it may add cannot be waited for.
     """
-    horizon = Horizon()
-    give_up = time.monotonic() + _PATIENCE_SECONDS
-    last = _advance(horizon)
-    while horizon.waits:
-        if time.monotonic() > give_up:
-            raise Unavailable("A transaction that may still add events has been running for too long.", retry_after=10)
-        time.sleep(_LOOK_SECONDS)
-        last = _advance(horizon)
-    yield from _pages(filters, after, last)
+    yield from _pages(filters, after, settled(_PATIENCE_SECONDS))
 
 
 def follow(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]]]:

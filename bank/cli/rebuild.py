@@ -13,6 +13,8 @@ from bank.cli.progress import progress
 from bank.config import Config, ConfigError
 from bank.db import unit_of_work
 from bank.errors import BankError
+from bank.events.horizon import settled
+from bank.events.types import UnknownEventError
 from bank.rebuild import shadow
 from bank.rebuild.compare import Compared, compare
 from bank.rebuild.swap import finish, swap
@@ -60,7 +62,7 @@ def command(check: bool, swaps: bool) -> None:
                 console.print(f"Swapped. Writers waited for at most {swap(position):.3f} s.")
                 if broken := finish():
                     raise Unknown(f"Constraints do not hold on the swapped tables: {', '.join(broken)}")
-    except (ConfigError, BankError, shadow.UnknownEventError) as error:
+    except (ConfigError, BankError, UnknownEventError) as error:
         raise Unknown(str(error)) from error
     if check and any(table.different for table in compared):
         click.get_current_context().exit(DIFFERENT)
@@ -74,7 +76,7 @@ def _forget() -> None:
 def _build(console: Console) -> int:
     """Fill and index the shadow; the position up to which all is applied."""
     begun = shadow.prepare()
-    end = shadow.settled()
+    end = settled(shadow.PATIENCE_SECONDS)
     started = time.monotonic()
     with progress(end) as watch:
         shadow.fill(begun, end, lambda position: watch("Events", position))

@@ -1,7 +1,12 @@
 """How far the log can be read without missing an event that commits late."""
 
+import time
+
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+from bank.db import reader
+from bank.errors import Unavailable
 
 # The transaction id is taken while the statement runs and so after the snapshot that the position was seen by.
 # It is taken only where there is something new: an idle bank uses up none.
@@ -13,6 +18,9 @@ _LAST = text(
 )
 
 _OLDEST_RUNNING = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+
+# Most transactions are over in less than this.
+_LOOK_SECONDS = 0.02
 
 
 class Horizon:
@@ -53,3 +61,22 @@ class Horizon:
         if session.execute(_OLDEST_RUNNING).scalar_one() >= bound:
             self.settled, self._candidate = last, None
         return self.settled
+
+
+def settled(patience_seconds: float) -> int:
+    """The position up to which the log is settled now, everything that was committed before the call included.
+
+    Waits for the transactions that may still add to it. Raises Unavailable when one of them takes longer than
+    `patience_seconds`; those of the bank are over in ten, or ended by the database (`bank.db.SERVER_SETTINGS`).
+    """
+    horizon = Horizon()
+    give_up = time.monotonic() + patience_seconds
+    while True:
+        # One look a connection: none is kept from others while there is nothing to do but wait.
+        with reader() as session:
+            last = horizon.advance(session)
+        if not horizon.waits:
+            return last
+        if time.monotonic() > give_up:
+            raise Unavailable("A transaction that may still add events has been running for too long.", retry_after=10)
+        time.sleep(_LOOK_SECONDS)

@@ -5,8 +5,13 @@ upcaster. Money is whole minor units of the currency beside it, times are RFC 33
 no password hash is ever in one.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+
+class UnknownEventError(Exception):
+    """The log holds an event that this version cannot read; a newer one wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class Happened:
     """The parent of all events; `SCHEMA` is the version of the shape."""
 
     SCHEMA: ClassVar[int] = 1
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Self:
+        """The event of what JSON gave back, in the current shape."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,13 @@ class TransactionCompleted(Happened):
 
     entries: tuple[tuple[str, int, int, int], ...]
 
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Self:
+        # JSON has lists only.
+        return cls(
+            **{**data, "entries": tuple((account_id, version, amount, balance) for account_id, version, amount, balance in data["entries"])}
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TransactionFailed(Happened):
@@ -117,5 +134,30 @@ class TransactionRolledBack(Happened):
     rolled_back_amount: int
 
 
-NAMES = [name for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened]
-"""What the log calls each of them: the name of its class."""
+TYPES: dict[str, type[Happened]] = {
+    name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
+}
+"""Each of them by what the log calls it: the name of its class."""
+
+NAMES = list(TYPES)
+
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""What makes the data of a type's next version from the data of the version named here. A new version comes with
+its upcaster, and with an example among those of the tests."""
+
+
+def load(type: str, schema: int, data: Mapping[str, Any]) -> Happened:
+    """The event that is stored as `data` in version `schema` of its type, as it would be told today.
+
+    Raises UnknownEventError for what this bank never wrote: another type, a newer version, another shape.
+    """
+    kind = TYPES.get(type)
+    if kind is None or not 1 <= schema <= kind.SCHEMA:
+        raise UnknownEventError(f"a {type} of version {schema}, which this bank cannot read")
+    told = dict(data)
+    try:
+        for version in range(schema, kind.SCHEMA):
+            told = UPCASTERS[type, version](told)
+        return kind.stored(told)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UnknownEventError(f"a {type} of version {schema} in another shape than that version has") from error

@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 # A worker on several queues pops without atomicity and can lose a job when it is killed: one queue a worker.
 QUEUE = "bank"
 
+# What takes minutes has a queue and a worker of its own, so that it keeps nobody from posting.
+SLOW_QUEUE = "bank-slow"
+
 # How long a mark keeps bells for its lane out of the queue, should nobody answer it or its worker be killed.
 _MARK_SECONDS = 5
 
@@ -55,9 +58,9 @@ def redis() -> Redis:
         return _connection(config.redis_url)
 
 
-def queue() -> Queue:
+def queue(name: str = QUEUE) -> Queue:
     """The RQ queue on that client. Jobs are JSON: who can write to Redis must not run code."""
-    return Queue(QUEUE, connection=redis(), serializer=JSONSerializer)
+    return Queue(name, connection=redis(), serializer=JSONSerializer)
 
 
 class Bells:

@@ -12,10 +12,11 @@ from bank.db import reader
 from bank.ledger import store
 from bank.processing.processor import Processor
 from bank.processing.queue import QUEUE
+from bank.replay import jobs as replays
 
 
 class BankWorker(SimpleWorker):
-    """A SimpleWorker that lets its drains finish their batch when it is asked to stop.
+    """A SimpleWorker that lets its jobs end at a good place when it is asked to stop.
 
     Not the forking worker: a fork for each bell would cap the bank at about a hundred of them a
     second, and lose the connections and counters each time. A job that crashes the process costs
@@ -30,16 +31,17 @@ class BankWorker(SimpleWorker):
     def handle_warm_shutdown_request(self) -> None:
         super().handle_warm_shutdown_request()
         self.processor.stop()
+        replays.stop()
 
 
-def build(app: Flask) -> BankWorker:
-    """A worker on the bank's one queue. Needs the application context while it works.
+def build(app: Flask, queue_name: str) -> BankWorker:
+    """A worker on one of the bank's queues. Needs the application context while it works.
 
     Its Redis client waits as long as RQ needs for a blocking pop; RQ sets that timeout itself.
     """
     config: Config = app.config["BANK"]
     connection = Redis.from_url(config.redis_url, socket_connect_timeout=2)
-    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    queue = Queue(queue_name, connection=connection, serializer=JSONSerializer)
     # The time to live bounds how long a pop waits on a line that was cut: RQ's own is seven minutes.
     worker = BankWorker([queue], connection=connection, serializer=JSONSerializer, worker_ttl=30)
     worker.processor = Processor(app, config.worker_threads)
@@ -47,12 +49,13 @@ def build(app: Flask) -> BankWorker:
     return worker
 
 
-def run(app: Flask, **options: Any) -> None:
-    """Work until SIGTERM or SIGINT; then finish the batch at hand. `options` go to RQ's `work()`.
+def run(app: Flask, queue_name: str = QUEUE, **options: Any) -> None:
+    """Work until SIGTERM or SIGINT; then finish the batch at hand, or give the replay at hand back. `options` go to
+    RQ's `work()`.
 
     Raises ConfigError when there are lanes to be filled that nobody has made.
     """
-    worker = build(app)
+    worker = build(app, queue_name)
     with app.app_context():
         with reader() as session:
             if len(store.lanes(session.connection())) < app.config["BANK"].lanes:

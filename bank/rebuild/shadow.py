@@ -5,32 +5,27 @@ where it stood. Indexes come when the bulk is in, the constraints and triggers w
 row may be ahead of another that it goes with.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from threading import Event
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from bank.db import db, reader, unit_of_work
-from bank.errors import Conflict, Unavailable
-from bank.events.horizon import Horizon
+from bank.errors import Conflict
+from bank.events.horizon import settled
+from bank.events.types import UnknownEventError
 from bank.rebuild.projections import CLOSINGS, READ, SHADOW, STATEMENTS, TABLES
 
 # Positions that are read in one transaction: large enough to be fast, small enough to lose little.
 _PART = 20_000
 
-# How long older transactions are waited for. Those of the bank are over in less, or ended by the database.
-_PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
+"""How long older transactions are waited for: those of an operator too, who may be at work while a rebuild is."""
 
 # So few positions are caught up with in no time.
 _A_MOMENT = 2_000
-
-
-class UnknownEventError(Exception):
-    """The log holds an event that this version cannot read; a newer one wrote it."""
 
 
 @contextmanager
@@ -103,26 +98,9 @@ def drop(connection: Connection) -> None:
     connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {SHADOW} CASCADE")
 
 
-def settled() -> int:
-    """A position behind which no event can come late any more; waits for the transactions that could still add one.
-
-    Raises Unavailable when one of them takes too long.
-    """
-    horizon, pause = Horizon(), Event()
-    give_up = time.monotonic() + _PATIENCE_SECONDS
-    with reader() as session:
-        last = horizon.advance(session)
-        while horizon.waits:
-            if time.monotonic() > give_up:
-                raise Unavailable("A transaction that may still add events has been running for too long.")
-            pause.wait(0.02)
-            last = horizon.advance(session)
-    return last
-
-
 def catch_up(position: int) -> int:
     """Apply what was written since, until only a moment's worth of it is left; the position up to which all is applied."""
-    while (end := settled()) - position > _A_MOMENT:
+    while (end := settled(PATIENCE_SECONDS)) - position > _A_MOMENT:
         fill(position, end, lambda _: None)
         position = end
     return position

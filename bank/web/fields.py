@@ -85,6 +85,16 @@ class Whole(fields.Integer):
         return int(value)
 
 
+class WholeNumber(fields.Integer):
+    """A whole number in a body, as a JSON integer: Integer alone takes "1", 1.0 and true."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        # bool is an int to Python, and no number.
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValidationError("Not a whole number.")
+        return value
+
+
 class Identifier(fields.String):
     """A UUID, as a lower-case string with hyphens."""
 

@@ -7,6 +7,7 @@ connection is kept while the client reads, however slowly.
 import csv
 import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import chain, count
 from threading import BoundedSemaphore
 from typing import Any
@@ -96,7 +97,8 @@ def ndjson(pages: Pages) -> Iterator[bytes]:
 
 
 def csv_lines(columns: Sequence[str], pages: Pages) -> Iterator[bytes]:
-    """RFC 4180: a header, and a record for each row. No cell is a formula to a spreadsheet."""
+    """RFC 4180: a header, and a record for each row. No text is a formula to a spreadsheet; a negative number (an int or
+    a Decimal) is none."""
     head = _records([columns])
     for page in pages:
         yield head + _records([_cell(row[column]) for column in columns] for row in page)
@@ -114,7 +116,7 @@ def _records(rows: Iterable[Sequence[str]]) -> bytes:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, int):
+    if isinstance(value, (int, Decimal)):
         return str(value)
     shown = value if isinstance(value, str) else orjson.dumps(value).decode()
     # An apostrophe in front makes a spreadsheet take the cell for text.

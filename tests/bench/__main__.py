@@ -24,9 +24,12 @@ from sqlalchemy import text
 from bank import create_app, embedded
 from bank.config import Config
 from bank.db import reader, unit_of_work
+from bank.events.horizon import settled
 from bank.processing.queue import bells
 from bank.rebuild import shadow
+from bank.replay.run import goal, replay
 from tests.bench import load
+from tests.bench.log import fill_log
 from tests.processes import Bank, fresh_database, query, wait_until
 
 RUNS = 3
@@ -72,7 +75,7 @@ def main() -> None:
             }
             tpcb = measure_tpcb(environ["DATABASE_URL"])
             measure_drain(environ, directory, tpcb)
-            measure_rebuild(environ, directory)
+            measure_log(environ, directory)
             measure_api(environ, directory)
         finally:
             redis.stop()
@@ -193,58 +196,42 @@ def wait_until_posted(environ: Mapping[str, str]) -> float:
     return worst
 
 
-def measure_rebuild(environ: Mapping[str, str], directory: Path) -> None:
-    """How fast the projections are made again from the log, indexes included, and how that changes with its length."""
+def measure_log(environ: Mapping[str, str], directory: Path) -> None:
+    """What reads the whole log, on a short one and on a long one."""
     rates = []
     for events in LOGS:
         with fresh_database(environ, directory) as own:
-            fill_log(own, events // 2)
-
-            def run(number: int, events: int = events) -> float:
-                with unit_of_work() as session:
-                    shadow.drop(session.connection())
-                started = time.perf_counter()
-                shadow.fill(shadow.prepare(), shadow.settled(), lambda position: None)
-                shadow.index()
-                return events / (time.perf_counter() - started)
-
+            fill_log(own, ACCOUNTS, events // 2)
             with create_app(Config.from_env(own)).app_context():
-                rates.append(report("rebuild", three(run), "events/s", events=events, aim=20_000))
+                rates.append(measure_rebuild(events))
+                measure_replay(events)
     report("rebuild_growth", [rates[0] / rates[1]], "ratio", of=[f"{events:,} events" for events in LOGS], aim=1)
 
 
-def fill_log(environ: Mapping[str, str], transactions: int) -> None:
-    """The events of deposits, each submitted and completed, spread evenly over accounts; and of the accounts."""
-    owner, outside = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
-    for statement in (
-        """INSERT INTO events (stream_id, version, type, data) VALUES
-               (%(owner)s, 1, 'UserRegistered',
-                '{"username": "bench", "email": "bench@example.com", "role": "customer", "status": "active"}'),
-               (%(outside)s, 1, 'AccountOpened',
-                '{"user_id": null, "currency": "USD", "kind": "outside", "name": "Outside USD", "is_default": false}')""",
-        """INSERT INTO events (stream_id, version, type, data)
-           SELECT md5(i::text)::uuid, 1, 'AccountOpened',
-                  json_build_object('user_id', %(owner)s, 'currency', 'USD', 'kind', 'customer', 'name', NULL, 'is_default', false)
-             FROM generate_series(0, %(accounts)s - 1) i""",
-        # One after the other, so each account's versions and balances follow from the number.
-        """INSERT INTO events (stream_id, version, type, data)
-           SELECT md5('t' || i)::uuid, side.version, side.type, side.data
-             FROM generate_series(0, %(transactions)s - 1) i
-            CROSS JOIN LATERAL (VALUES
-                (1, 'TransactionSubmitted', json_build_object(
-                    'lane', 0, 'type', 'credit', 'from_user_id', NULL, 'to_user_id', %(owner)s, 'from_account_id', NULL,
-                    'to_account_id', md5((i %% %(accounts)s)::text)::uuid, 'amount', 1, 'currency', 'USD', 'to_amount', 1,
-                    'to_currency', 'USD', 'rate', NULL, 'description', NULL, 'reference', 'R' || i, 'metadata', NULL,
-                    'reverses_id', NULL, 'awaited', false, 'effective_at', NULL)),
-                (2, 'TransactionCompleted', json_build_object('entries', json_build_array(
-                    json_build_array(%(outside)s, i + 1, -1, -i - 1),
-                    json_build_array(md5((i %% %(accounts)s)::text)::uuid, i / %(accounts)s + 1, 1, i / %(accounts)s + 1))))
-            ) AS side (version, type, data)
-            ORDER BY i, side.version""",
-        "ANALYZE events",
-    ):
-        patient = {**environ, "DATABASE_URL": environ["DATABASE_URL"] + "?options=-c%20statement_timeout%3D0"}
-        query(patient, statement, owner=owner, outside=outside, accounts=ACCOUNTS, transactions=transactions)
+def measure_rebuild(events: int) -> float:
+    """How fast the projections are made again from the log, indexes included."""
+
+    def run(number: int) -> float:
+        with unit_of_work() as session:
+            shadow.drop(session.connection())
+        started = time.perf_counter()
+        shadow.fill(shadow.prepare(), settled(shadow.PATIENCE_SECONDS), lambda position: None)
+        shadow.index()
+        return events / (time.perf_counter() - started)
+
+    return report("rebuild", three(run), "events/s", events=events, aim=20_000)
+
+
+def measure_replay(events: int) -> None:
+    """How fast the state of the bank is folded from the log, the writing of snapshots included; and how soon from the last of these."""
+
+    def run(from_start: bool) -> float:
+        started = time.perf_counter()
+        replay(goal(None), lambda position: None, from_start=from_start)
+        return time.perf_counter() - started
+
+    report("replay", three(lambda _: events / run(True)), "events/s", events=events, aim=60_000)
+    report("replay_from_snapshot", three(lambda _: run(False)), "s", events=events)
 
 
 def measure_api(environ: Mapping[str, str], directory: Path) -> None:

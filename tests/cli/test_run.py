@@ -194,10 +194,23 @@ def test_what_is_killed_comes_back(data_dir: Path, runs: list[Run]) -> None:
     run = Run(data_dir)
     runs.append(run)
     run.wait_for_table()
-    names = {"api": "wsgi:app", "worker-1": "worker.py", "scheduler": "scheduler", "PostgreSQL": "postgres", "Redis": "valkey-server"}
-    own = {" ".join(child.cmdline()): child for child in psutil.Process(run.process.pid).children()}
+    names = {
+        "api": "wsgi:app",
+        "worker-1": "worker.py$",
+        "worker-slow": "worker.py slow$",
+        "scheduler": "scheduler",
+        "PostgreSQL": "postgres",
+        "Redis": "valkey-server",
+    }
+
+    def children() -> dict[str, psutil.Process]:
+        return {" ".join(child.cmdline()): child for child in psutil.Process(run.process.pid).children()}
+
+    # The slow worker comes after the table.
+    wait_until(lambda: any(re.search(names["worker-slow"], arguments) for arguments in children()), "the slow worker is there")
+    own = children()
     for name, part in names.items():
-        next(child for arguments, child in own.items() if part in arguments).kill()
+        next(child for arguments, child in own.items() if re.search(part, arguments)).kill()
         wait_until(lambda name=name: f"{name} ended (killed by SIGKILL)" in run.said(), f"{name} is missed")
     wait_until(lambda: len(psutil.Process(run.process.pid).children()) == len(own), "all are back")
 

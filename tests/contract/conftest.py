@@ -9,15 +9,16 @@ from flask import Flask
 from sqlalchemy import text
 
 from bank.db import reader
+from bank.replay import jobs
 from bank.users.models import Role
 from tests.conftest import Person
 
-TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins")
+TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins", "replays")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice."""
+    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished."""
 
     alice: Person
     bob: Person
@@ -27,6 +28,7 @@ class Stage:
     account: str
     bobs_account: str
     transaction: str
+    replay: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -34,6 +36,7 @@ class Stage:
             "account": self.account,
             "bobs_account": self.bobs_account,
             "transaction": self.transaction,
+            "replay": self.replay,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -42,20 +45,26 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(person: Callable[..., Person], post_all: Callable[[], None]) -> Stage:
+def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None]) -> Stage:
     alice, bob = person("alice"), person("bob")
     account, bobs_account = alice.open_account()["id"], bob.open_account()["id"]
     response = alice.post("/transactions/credit", {"account_id": account, "amount": "100.00", "currency": "USD"})
     post_all()
+    admin = person("admin", Role.ADMIN)
+    # Of the beginning, whatever other tests have put into the log.
+    replay = admin.post("/admin/replays", {"until_position": 0}).json["id"]
+    with app.app_context():
+        assert jobs.run(replay)
     return Stage(
         alice=alice,
         bob=bob,
         teller=person("teller", Role.TELLER),
         auditor=person("auditor", Role.AUDITOR),
-        admin=person("admin", Role.ADMIN),
+        admin=admin,
         account=account,
         bobs_account=bobs_account,
         transaction=response.json["id"],
+        replay=replay,
     )
 
 

@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from bank.db import unit_of_work
 from tests.contract.document import Document
 from tests.contract.problems import check_problem
 from tests.proof.conftest import last_position, seal_up_to
@@ -45,7 +47,7 @@ PROMISED = {
     "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
     "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
     "transactions_history", "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
-    "admin_read_stats",
+    "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
 }  # fmt: skip
 
 
@@ -168,6 +170,18 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     check(admin.get("/events/head"), "GET", f"{api}/events/head", 200)
     check(admin.get("/audit-logs?limit=200"), "GET", f"{api}/audit-logs", 200)
     check(admin.get("/admin/stats"), "GET", f"{api}/admin/stats", 200)
+    check(admin.post("/admin/replays", {"until_position": 0, "account_id": stage.account}), "POST", f"{api}/admin/replays", 202)
+    check(admin.get(f"/admin/replays/{stage.replay}"), "GET", f"{api}/admin/replays/{{replay_id}}", 200)
+    with app.app_context(), unit_of_work() as session:
+        session.execute(
+            text(
+                """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+                   VALUES (:replay, :account, 'USD', 'outside', 'active', -1234, 1)"""
+            ),
+            {"replay": stage.replay, "account": stage.account},
+        )
+    accounts = f"{api}/admin/replays/{{replay_id}}/accounts"
+    check(admin.get(f"/admin/replays/{stage.replay}/accounts"), "GET", accounts, 200)
 
     elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
     expected = {

@@ -60,6 +60,12 @@ _FILL = (
          FROM (SELECT account_id, sum(amount) AS amount, max(version) AS version FROM entries GROUP BY 1) e
         WHERE e.account_id = b.account_id""",
     "DROP TABLE planned",
+    # A replay of every day of a year, of which the last is finished.
+    """INSERT INTO replays (id, asked_by, until_position, status, created_at)
+       SELECT md5('r' || g)::uuid, u.id, g, CASE g WHEN 365 THEN 'finished' ELSE 'failed' END, now() - (365 - g) * interval '1 day'
+         FROM users u CROSS JOIN generate_series(1, 365) g""",
+    """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+       SELECT r.id, a.id, 'USD', 'customer', 'active', 0, 0 FROM replays r CROSS JOIN accounts a WHERE until_position > 265""",
 )
 
 
@@ -104,6 +110,7 @@ def reads(client: FlaskClient) -> list[str]:
     hot, rare = (query(environ, "SELECT md5(%s)::uuid::text", str(number))[0][0] for number in (ACCOUNTS - 1, 7))
     [transaction] = query(environ, "SELECT id::text FROM transactions WHERE seq = 249500")[0]
     [user] = query(environ, "SELECT id::text FROM users")[0]
+    replay = query(environ, "SELECT md5('r365')::uuid::text")[0][0]
     history = "/transactions/history?limit=20"
     return [
         "/accounts?limit=20",
@@ -133,6 +140,8 @@ def reads(client: FlaskClient) -> list[str]:
         "/events/head",
         f"/transactions/{transaction}/receipt",
         "/admin/stats",
+        f"/admin/replays/{replay}",
+        f"/admin/replays/{replay}/accounts?limit=20",
         *audit_searches(transaction, user),
     ]
 
@@ -151,7 +160,7 @@ def audit_searches(transaction: str, user: str) -> list[str]:
 
 
 # Tables that grow with the bank; `accounts` and `users` have too few rows here for the planner to care.
-_GROWING = re.compile(r"Seq Scan on (transactions|entries|events|audit_logs|daily_balances|blocks)\b")
+_GROWING = re.compile(r"Seq Scan on (transactions|entries|events|audit_logs|daily_balances|blocks|replays|replayed_accounts)\b")
 
 
 @pytest.mark.slow

@@ -1,0 +1,148 @@
+"""The state of the bank, as the events alone tell it.
+
+The third reading of the events, after the code that writes the tables and the statements of a rebuild, and the
+only one that can stop at any moment. It holds what the bank is made of and nothing of single transactions, so
+that memory does not grow with these.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bank.events import types
+from bank.events.types import (
+    AccountChanged,
+    AccountOpened,
+    Happened,
+    TransactionCompleted,
+    TransactionFailed,
+    TransactionSubmitted,
+    UnknownEventError,
+    UserRegistered,
+)
+
+READ = """
+    SELECT position, type, schema, stream_id::text,
+           CASE WHEN type = 'TransactionSubmitted' AND schema = %(submitted)s THEN NULL ELSE data::text END
+      FROM events
+     WHERE position > %(low)s AND position <= %(high)s AND (%(until)s::timestamptz IS NULL OR recorded_at <= %(until)s)
+     ORDER BY position
+"""
+"""The rows that a state is made of. Of a submission only that it was is told on: the largest of all events stay
+where they are."""
+
+Row = tuple[int, str, int, str, str | None]
+
+
+class BrokenLogError(Exception):
+    """The events contradict each other, or themselves."""
+
+
+@dataclass(slots=True)
+class Account:
+    """An account at the moment that the state is at. Amounts are minor units."""
+
+    user_id: str | None
+    currency: str
+    kind: str
+    name: str | None
+    status: str
+    # None: without a limit, as the bank's own accounts are.
+    overdraft_limit: int | None
+    balance: int
+    # How many entries it has.
+    version: int
+
+
+class State:
+    """Every account, and how many users and transactions there are."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.users = 0
+        self.submitted = 0
+        self.completed = 0
+        self.failed = 0
+
+    @property
+    def pending(self) -> int:
+        """How many transactions wait."""
+        return self.submitted - self.completed - self.failed
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        """Let these events happen, which come in the order of the log.
+
+        Raises UnknownEventError, and BrokenLogError for an event that has lost its shape or is of an account that was never
+        opened; the state is then of no use any more.
+        """
+        # Nearly all events are these two. In their present shape they are read right here: making objects of them
+        # would take three quarters of the time (40,000 events a second in the place of 170,000).
+        submitted, completed = TransactionSubmitted.SCHEMA, TransactionCompleted.SCHEMA
+        loads = orjson.loads
+        try:
+            for position, kind, schema, stream_id, data in rows:
+                if kind == "TransactionSubmitted" and schema == submitted:
+                    self.submitted += 1
+                elif kind == "TransactionCompleted" and schema == completed:
+                    self._post(position, loads(data or "")["entries"])
+                else:
+                    self._happen(position, stream_id, types.load(kind, schema, loads(data or "")))
+        except UnknownEventError as error:
+            raise UnknownEventError(f"Event {position} is {error}.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise BrokenLogError(f"Event {position} is a {kind} that cannot be understood.") from error
+
+    def _post(self, position: int, entries: Iterable[Iterable[Any]]) -> None:
+        self.completed += 1
+        for account_id, version, _, balance in entries:
+            account = self._account(position, account_id)
+            # A moment of time may leave an older posting for last.
+            if version > account.version:
+                account.version, account.balance = version, balance
+
+    def _account(self, position: int, account_id: str) -> Account:
+        try:
+            return self.accounts[account_id]
+        except KeyError:
+            raise BrokenLogError(f"Event {position} is of the account {account_id}, which no event that counts has opened.") from None
+
+    def _happen(self, position: int, stream_id: str, event: Happened) -> None:
+        match event:
+            case TransactionSubmitted():
+                self.submitted += 1
+            case TransactionCompleted(entries=entries):
+                self._post(position, entries)
+            case TransactionFailed():
+                self.failed += 1
+            case UserRegistered():
+                self.users += 1
+            case AccountOpened():
+                limit = 0 if event.kind == "customer" else None
+                self.accounts[stream_id] = Account(event.user_id, event.currency, event.kind, event.name, "active", limit, 0, 0)
+            case AccountChanged():
+                account = self._account(position, stream_id)
+                account.name, account.status, account.overdraft_limit = event.name, event.status, event.overdraft_limit
+
+    def dump(self) -> bytes:
+        """The state as compressed JSON, for `restore`."""
+        counts = (self.users, self.submitted, self.completed, self.failed)
+        # The fastest level: it costs half of the others' time and makes hardly more bytes.
+        return zlib.compress(orjson.dumps([counts, self.accounts]), 1)
+
+    @classmethod
+    def restore(cls, dumped: bytes) -> "State":
+        """The state that was dumped by the same code."""
+        state = cls()
+        (state.users, state.submitted, state.completed, state.failed), accounts = orjson.loads(zlib.decompress(dumped))
+        state.accounts = {account_id: Account(**fields) for account_id, fields in accounts.items()}
+        return state
+
+
+def code() -> str:
+    """What a state is made by: the sources of the events and of this file."""
+    return sha256(b"".join(Path(source).read_bytes() for source in (types.__file__, __file__))).hexdigest()

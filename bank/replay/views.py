@@ -1,0 +1,55 @@
+"""`/admin/replays`: what the bank looked like at any moment, from the events alone."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Response
+
+from bank.auth.guard import login_required, origin
+from bank.replay import schemas, service
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.api import Blueprint
+from bank.web.body import json_response
+
+blp = Blueprint("replays", __name__, url_prefix="/api/v1/admin/replays", description="What the bank looked like at any moment.")
+
+_LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where to see how far it is."}}
+
+
+@blp.route("", methods=["POST"])
+@login_required(Role.AUDITOR, Role.ADMIN)
+@blp.arguments(schemas.StartReplay())
+@blp.response(202, schemas.ReplayAnswer, headers=_LOCATION)
+@blp.problem(409, "`too_many_replays`: three wait or are at work.")
+def start_replay(body: dict[str, Any]) -> Response:
+    """Replay the events up to a moment, from the log alone
+
+    Changes nothing of the bank. The result is kept for a week. What was recorded by a time of the last ten seconds may still grow.
+    """
+    until = body.get("until_position", body.get("until_time"))
+    replay = service.ask(until, body.get("account_id"), origin())
+    response = json_response(replay, 202)
+    response.headers["Location"] = f"/api/v1/admin/replays/{replay['id']}"
+    return response
+
+
+@blp.route("/<uuid:replay_id>", methods=["GET"])
+@login_required(Role.AUDITOR, Role.ADMIN)
+@blp.response(200, schemas.ReplayAnswer)
+@blp.problem(404, "There is no such replay, or it is older than a week.")
+def get_replay(replay_id: UUID) -> Response:
+    """See how far a replay is, and what came out"""
+    return json_response(service.get(str(replay_id)))
+
+
+@blp.route("/<uuid:replay_id>/accounts", methods=["GET"])
+@login_required(Role.AUDITOR, Role.ADMIN)
+@blp.arguments(paging.PageSchema(), location="query")
+@blp.response(200, schemas.ReplayedAccountPage, headers=paging.LINK)
+@blp.problem(404, "There is no such replay, or it is older than a week.")
+@blp.problem(409, "`replay_not_finished`: it waits, is at work, or failed.")
+def list_accounts(query: dict[str, Any], replay_id: UUID) -> Response:
+    """List the accounts as they were then, in the order of their ids"""
+    rows = service.accounts(str(replay_id), paging.after(query), query["limit"])
+    return paging.page(query, rows, [row["id"] for row in rows])

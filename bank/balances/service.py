@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from bank.db import fetch, reader
 from bank.errors import NotFound, Unprocessable
+from bank.ledger.models import LATE, ON_TIME
 from bank.money import format_amount
 from bank.web.fields import timestamp
 
@@ -80,32 +81,50 @@ def present(row: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-# What counted at a time, less what was learned after `version` (NULL: nothing). One statement: between
-# two, a backdated entry could be posted, and only one of them would see it.
-_AT = """
-    SELECT COALESCE((SELECT closing FROM daily_balances
-                      WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
-         + COALESCE((SELECT sum(amount) FROM entries
-                      WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
-         - COALESCE((SELECT sum(amount) FROM entries
-                      WHERE account_id = :account AND version > CAST(:version AS bigint) AND effective_at <= :at), 0)
+# What the bank learned of after {after} and up to {until}, neither before :at, and what of it counted at :at. What was not
+# late is among the last that count then; what was late has an index of its own, in the order in which it was learned.
+_LEARNED = f"""
+    COALESCE((SELECT sum(amount) FROM entries
+               WHERE account_id = :account AND effective_at > CAST(:at AS timestamptz) - {ON_TIME} AND effective_at <= :at
+                 AND posted_at > {{after}} AND posted_at <= {{until}} AND NOT {LATE}), 0)
+  + COALESCE((SELECT sum(amount) FROM entries
+               WHERE account_id = :account AND posted_at > {{after}} AND posted_at <= {{until}} AND {LATE}
+                 AND effective_at <= :at), 0)
 """
 
-# The account's version at a time on the posting axis, by halving: posting times rise with the
-# versions, so the primary key is index enough.
-_VERSION_AT = """
+# Whatever is known.
+_NOW = "infinity"
+
+# What counted at :at as it was known at :known_at, which is not before it. There are two ways, and the one that has less to
+# add up is gone:
+# - The balance of the last entry posted by then is the sum of all that were, and nothing counts from later than it was posted.
+#   What counts besides was learned in between.
+# - The closing balance of the day before, the day's entries up to then, less what was learned afterwards.
+# Posting times rise with the versions, so that last entry is found by halving, with the primary key.
+# One statement: between two, a backdated entry could be posted, and only one of them would see it.
+_AT = f"""
     WITH RECURSIVE search (low, high) AS (
         SELECT CAST(0 AS bigint), version FROM balances WHERE account_id = :account
         UNION ALL
-        SELECT CASE WHEN e.posted_at <= :known_at THEN e.version ELSE low END,
-               CASE WHEN e.posted_at <= :known_at THEN high ELSE e.version - 1 END
+        SELECT CASE WHEN e.posted_at <= :at THEN e.version ELSE low END,
+               CASE WHEN e.posted_at <= :at THEN high ELSE e.version - 1 END
           FROM search JOIN entries e ON e.account_id = :account AND e.version = (low + high + 1) / 2
          WHERE low < high
     )
-    SELECT max(low) FROM search
+    SELECT CASE WHEN EXISTS (SELECT FROM entries
+                              WHERE account_id = :account AND posted_at > :at AND posted_at <= :known_at AND {LATE}
+                             OFFSET COALESCE((SELECT count FROM daily_balances
+                                               WHERE account_id = :account AND day = CAST(:day AS date) AND :day <= :at), 0))
+           THEN COALESCE((SELECT closing FROM daily_balances
+                           WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
+              + COALESCE((SELECT sum(amount) FROM entries
+                           WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
+              - ({_LEARNED.format(after=":known_at", until=f"'{_NOW}'")})
+           ELSE COALESCE((SELECT balance FROM entries
+                           WHERE account_id = :account AND version = (SELECT max(low) FROM search)), 0)
+              + {_LEARNED.format(after=":at", until=":known_at")}
+           END
 """
-
-_RUNNING = "SELECT balance FROM entries WHERE account_id = :account AND version = :version"
 
 
 def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
@@ -113,14 +132,10 @@ def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
 
     Both times are aware; each entry at its very microsecond counts.
     """
+    # Nothing counts from later than it was posted, so before `at` all that was known by `known_at` counted by then.
+    at = at if known_at is None else min(at, known_at)
+    parameters = {"account": account_id, "at": at, "day": _floor(at, "day"), "known_at": known_at or _NOW}
     with reader() as session:
-        parameters: dict[str, Any] = {"account": account_id, "at": at, "known_at": known_at, "version": None}
-        if known_at is not None:
-            parameters["version"] = session.execute(text(_VERSION_AT), parameters).scalar_one()
-            if at >= known_at:
-                # Nothing counts from later than it was posted: all that was known counted.
-                return int(session.execute(text(_RUNNING), parameters).scalar_one_or_none() or 0)
-        parameters["day"] = _floor(at, "day")
         return int(session.execute(text(_AT), parameters).scalar_one())
 
 
@@ -151,9 +166,10 @@ def historical(held: Holder, since: datetime, until: datetime, interval: str) ->
                 "account": held.account_id,
                 "first": first,
                 "last": last,
+                # The day is that of the step: what is closed then is all that counted before it.
                 "day": _floor(first, "day"),
                 "at": first - timedelta(microseconds=1),
-                "version": None,
+                "known_at": _NOW,
             },
         ).all()
     moved = {row.step: (int(row.credits or 0), int(row.debits or 0), int(row[4])) for row in rows if row.step is not None}

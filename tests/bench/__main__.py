@@ -25,7 +25,7 @@ from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.processing.queue import bells
 from bank.rebuild import shadow
-from tests.bench import load
+from tests.bench import depth, load
 from tests.processes import Bank, fresh_database, query
 
 RUNS = 3
@@ -71,6 +71,7 @@ def main() -> None:
             tpcb = measure_tpcb(environ["DATABASE_URL"])
             measure_drain(environ, directory, tpcb)
             measure_rebuild(environ, directory)
+            measure_depth(environ, directory)
             measure_api(environ, directory)
         finally:
             redis.stop()
@@ -182,6 +183,16 @@ def measure_rebuild(environ: Mapping[str, str], directory: Path) -> None:
             with create_app(Config.from_env(own)).app_context():
                 rates.append(report("rebuild", three(run), "events/s", events=events, aim=20_000))
     report("rebuild_growth", [rates[0] / rates[1]], "ratio", of=[f"{events:,} events" for events in LOGS], aim=1)
+
+
+def measure_depth(environ: Mapping[str, str], directory: Path) -> None:
+    """What a read of one account costs at many entries, by what it costs at few."""
+    with fresh_database(environ, directory) as own:
+        depth.fill_accounts(own)
+        with create_app(Config.from_env(own)).app_context():
+            for shape in depth.SHAPES:
+                for kind, [few, many] in depth.calls(own, shape):
+                    report(f"{kind}_{shape}", [many / few], "ratio", ms=[round(few, 3), round(many, 3)], aim=1.5)
 
 
 def fill_log(environ: Mapping[str, str], transactions: int) -> None:

@@ -81,25 +81,23 @@ def present(row: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-# What the bank learned of after {after} and up to {until}, neither before :at, and what of it counted at :at. What was not
-# late is among the last that count then; what was late has an index of its own, in the order in which it was learned.
-_LEARNED = f"""
-    COALESCE((SELECT sum(amount) FROM entries
-               WHERE account_id = :account AND effective_at > CAST(:at AS timestamptz) - {ON_TIME} AND effective_at <= :at
-                 AND posted_at > {{after}} AND posted_at <= {{until}} AND NOT {LATE}), 0)
-  + COALESCE((SELECT sum(amount) FROM entries
-               WHERE account_id = :account AND posted_at > {{after}} AND posted_at <= {{until}} AND {LATE}
-                 AND effective_at <= :at), 0)
-"""
-
 # Whatever is known.
 _NOW = "infinity"
 
-# What counted at :at as it was known at :known_at, which is not before it. There are two ways, and the one that has less to
+# Those entries that were posted in time, after {after} and up to {until}, neither before :at, and count at :at: they are among the
+# last that do.
+_ON_TIME = f"""
+    COALESCE((SELECT sum(amount) FROM entries
+               WHERE account_id = :account AND effective_at > CAST(:at AS timestamptz) - {ON_TIME} AND effective_at <= :at
+                 AND posted_at > {{after}} AND posted_at <= {{until}} AND NOT {LATE}), 0)
+"""
+
+# What counted at :at as it was known at :known_at, which is not before it. There are two ways to it, and the one with less to
 # add up is gone:
-# - The balance of the last entry posted by then is the sum of all that were, and nothing counts from later than it was posted.
-#   What counts besides was learned in between.
-# - The closing balance of the day before, the day's entries up to then, less what was learned afterwards.
+# - The balance of the last entry that was posted by then is the sum of all that were, and nothing counts from later than it was
+#   posted. What counts besides was learned since: `late`, read up to an eighth of the day's entries, since each costs more than one
+#   that is only added up.
+# - The closing balance of the day before, the day's entries up to then, less what was learned after :known_at.
 # Posting times rise with the versions, so that last entry is found by halving, with the primary key.
 # One statement: between two, a backdated entry could be posted, and only one of them would see it.
 _AT = f"""
@@ -110,19 +108,26 @@ _AT = f"""
                CASE WHEN e.posted_at <= :at THEN high ELSE e.version - 1 END
           FROM search JOIN entries e ON e.account_id = :account AND e.version = (low + high + 1) / 2
          WHERE low < high
+    ), few (entries) AS (
+        SELECT COALESCE((SELECT count / 8 FROM daily_balances
+                          WHERE account_id = :account AND day = CAST(:day AS date) AND :day <= :at), 0)
+    ), late AS MATERIALIZED (
+        SELECT effective_at, amount FROM entries
+         WHERE account_id = :account AND posted_at > :at AND posted_at <= :known_at AND {LATE}
+         LIMIT (SELECT entries + 1 FROM few)
     )
-    SELECT CASE WHEN EXISTS (SELECT FROM entries
-                              WHERE account_id = :account AND posted_at > :at AND posted_at <= :known_at AND {LATE}
-                             OFFSET COALESCE((SELECT count FROM daily_balances
-                                               WHERE account_id = :account AND day = CAST(:day AS date) AND :day <= :at), 0))
-           THEN COALESCE((SELECT closing FROM daily_balances
+    SELECT CASE WHEN (SELECT count(*) FROM late) <= (SELECT entries FROM few)
+           THEN COALESCE((SELECT balance FROM entries
+                           WHERE account_id = :account AND version = (SELECT max(low) FROM search)), 0)
+              + COALESCE((SELECT sum(amount) FROM late WHERE effective_at <= :at), 0)
+              + {_ON_TIME.format(after=":at", until=":known_at")}
+           ELSE COALESCE((SELECT closing FROM daily_balances
                            WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
               + COALESCE((SELECT sum(amount) FROM entries
                            WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
-              - ({_LEARNED.format(after=":known_at", until=f"'{_NOW}'")})
-           ELSE COALESCE((SELECT balance FROM entries
-                           WHERE account_id = :account AND version = (SELECT max(low) FROM search)), 0)
-              + {_LEARNED.format(after=":at", until=":known_at")}
+              - COALESCE((SELECT sum(amount) FROM entries
+                           WHERE account_id = :account AND posted_at > :known_at AND {LATE} AND effective_at <= :at), 0)
+              - {_ON_TIME.format(after=":known_at", until=f"'{_NOW}'")}
            END
 """
 

@@ -49,13 +49,15 @@ Instant = DateTime(timezone=True)
 SERVER_SETTINGS = "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000 -c timezone=UTC"
 
 
-# Readers have an engine of their own, whose connections stay in autocommit.
+# Readers have an engine of their own, whose connections stay in autocommit. What they read is found in less time than it takes
+# to start parallel workers, whatever the planner thinks of it.
 READER = "reader"
+_NO_WORKERS = "-c max_parallel_workers_per_gather=0"
 
 
 def settings(url: str, pool_size: int) -> dict[str, Any]:
     """The database's part of Flask's configuration, for a process with `pool_size` threads that use it."""
-    options = {
+    options: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 2,
         "pool_timeout": 5,
@@ -71,10 +73,11 @@ def settings(url: str, pool_size: int) -> dict[str, Any]:
             "application_name": "bank",
         },
     }
+    reading = {**options["connect_args"], "options": f"{SERVER_SETTINGS} {_NO_WORKERS}"}
     return {
         "SQLALCHEMY_DATABASE_URI": url,
         "SQLALCHEMY_ENGINE_OPTIONS": options,
-        "SQLALCHEMY_BINDS": {READER: {**options, "url": url, "isolation_level": "AUTOCOMMIT"}},
+        "SQLALCHEMY_BINDS": {READER: {**options, "url": url, "isolation_level": "AUTOCOMMIT", "connect_args": reading}},
     }
 
 

@@ -30,6 +30,11 @@ class Teller:
         assert response.status_code in (201, 202), response.json
         return str(response.json["id"])
 
+    def patch(self, path: str, **body: str) -> None:
+        """PATCH `/api/v1` + path."""
+        response = self._client.patch(f"/api/v1{path}", json=body, headers=self._headers)
+        assert response.status_code == 200, response.json
+
     def get(self, path: str) -> Any:
         """GET `/api/v1` + path; the body."""
         return self._client.get(f"/api/v1{path}", headers=self._headers).json
@@ -41,7 +46,8 @@ class Teller:
 
 @dataclass(frozen=True)
 class Books:
-    """A bank that has seen some business: two customers' accounts and what happened between them, by id."""
+    """A bank that has seen some business, by id: the accounts of Alice and Bob and what happened between them, Carol's,
+    to which nothing happened, and Dave's, which was changed twice and closed."""
 
     app: Flask
     environ: dict[str, str]
@@ -49,6 +55,8 @@ class Books:
     teller: Teller
     alice: str
     bob: str
+    carol: str
+    dave: str
     transfer: str
     rolled_back: str
     failed: str
@@ -87,7 +95,9 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
     with fresh_database(environ, directory) as own:
         app = create_app(Config.from_env(own))
         teller = Teller(app)
-        alice, bob = (teller.post("/accounts", currency="USD", name=name) for name in ("alice", "bob"))
+        alice, bob, carol, dave = (teller.post("/accounts", currency="USD", name=name) for name in ("alice", "bob", "carol", "dave"))
+        teller.patch(f"/accounts/{dave}", name="david", overdraft_limit="5.00")
+        teller.patch(f"/accounts/{dave}", status="closed")
         teller.post("/transactions/credit", account_id=alice, amount="100.00", currency="USD", effective_at="2024-03-01T12:00:00Z")
         teller.post("/transactions/credit", account_id=bob, amount="50.00", currency="USD")
         drain(app)
@@ -101,7 +111,7 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
         drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, transfer, rolled_back, failed, pending)
+        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, pending)
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

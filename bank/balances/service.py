@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from bank.db import fetch, reader
 from bank.errors import NotFound, Unprocessable
+from bank.ledger.models import LATE, ON_TIME
 from bank.money import format_amount
 from bank.web.fields import timestamp
 
@@ -80,32 +81,64 @@ def present(row: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-# What counted at a time, less what was learned after `version` (NULL: nothing). One statement: between
-# two, a backdated entry could be posted, and only one of them would see it.
-_AT = """
-    SELECT COALESCE((SELECT closing FROM daily_balances
-                      WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
-         + COALESCE((SELECT sum(amount) FROM entries
-                      WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
-         - COALESCE((SELECT sum(amount) FROM entries
-                      WHERE account_id = :account AND version > CAST(:version AS bigint) AND effective_at <= :at), 0)
+_COUNTED = """
+    COALESCE((SELECT closing FROM daily_balances
+               WHERE account_id = :account AND day < CAST(:day AS date) ORDER BY day DESC LIMIT 1), 0)
+  + COALESCE((SELECT sum(amount) FROM entries
+               WHERE account_id = :account AND effective_at >= :day AND effective_at <= :at), 0)
+"""
+"""What counted at :at: the closing balance of the day before :day, and the entries from then on."""
+
+# A day of so many entries is summed, from the index alone, sooner than a statement that knows a better way is planned.
+_SHORT_DAY = 5_000
+
+_ENTRIES_OF_DAY = "COALESCE((SELECT count FROM daily_balances WHERE account_id = :account AND day = CAST(:day AS date)), 0)"
+
+# NULL on a day with more entries.
+_AT_ON_A_SHORT_DAY = f"SELECT CASE WHEN {_ENTRIES_OF_DAY} <= {_SHORT_DAY} THEN {_COUNTED} END"
+
+# Those entries that were posted in time, after {after} and up to {until}, neither before :at, and count at :at: they are among the
+# last that do.
+_ON_TIME = f"""
+    COALESCE((SELECT sum(amount) FROM entries
+               WHERE account_id = :account AND effective_at > CAST(:at AS timestamptz) - {ON_TIME} AND effective_at <= :at
+                 AND posted_at > {{after}} AND posted_at <= {{until}} AND NOT {LATE}), 0)
 """
 
-# The account's version at a time on the posting axis, by halving: posting times rise with the
-# versions, so the primary key is index enough.
-_VERSION_AT = """
+# What counted at :at as it was known at :known_at, which is not before it. There are two ways to it, and the one with less to
+# add up is gone:
+# - The balance of the last entry that was posted by then is the sum of all that were, and nothing counts from later than it was
+#   posted. What counts besides was learned since: `late`, read up to an eighth of the day's entries, since each costs more than one
+#   that is only added up.
+# - What counted by all that is known today, less what was learned after :known_at.
+# Posting times rise with the versions, so that last entry is found by halving, with the primary key.
+# One statement: between two, a backdated entry could be posted, and only one of them would see it.
+_AT = f"""
     WITH RECURSIVE search (low, high) AS (
         SELECT CAST(0 AS bigint), version FROM balances WHERE account_id = :account
         UNION ALL
-        SELECT CASE WHEN e.posted_at <= :known_at THEN e.version ELSE low END,
-               CASE WHEN e.posted_at <= :known_at THEN high ELSE e.version - 1 END
+        SELECT CASE WHEN e.posted_at <= :at THEN e.version ELSE low END,
+               CASE WHEN e.posted_at <= :at THEN high ELSE e.version - 1 END
           FROM search JOIN entries e ON e.account_id = :account AND e.version = (low + high + 1) / 2
          WHERE low < high
+    ), few (entries) AS (
+        SELECT {_ENTRIES_OF_DAY} / 8
+    ), late AS MATERIALIZED (
+        SELECT effective_at, amount FROM entries
+         WHERE account_id = :account AND posted_at > :at AND posted_at <= :known_at AND {LATE}
+         LIMIT (SELECT entries + 1 FROM few)
     )
-    SELECT max(low) FROM search
+    SELECT CASE WHEN (SELECT count(*) FROM late) <= (SELECT entries FROM few)
+           THEN COALESCE((SELECT balance FROM entries
+                           WHERE account_id = :account AND version = (SELECT max(low) FROM search)), 0)
+              + COALESCE((SELECT sum(amount) FROM late WHERE effective_at <= :at), 0)
+              + {_ON_TIME.format(after=":at", until=":known_at")}
+           ELSE {_COUNTED}
+              - COALESCE((SELECT sum(amount) FROM entries
+                           WHERE account_id = :account AND posted_at > :known_at AND {LATE} AND effective_at <= :at), 0)
+              - {_ON_TIME.format(after=":known_at", until="'infinity'")}
+           END
 """
-
-_RUNNING = "SELECT balance FROM entries WHERE account_id = :account AND version = :version"
 
 
 def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
@@ -113,15 +146,14 @@ def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
 
     Both times are aware; each entry at its very microsecond counts.
     """
+    # Nothing counts from later than it was posted, so before `at` all that was known by `known_at` counted by then.
+    at = at if known_at is None else min(at, known_at)
+    parameters = {"account": account_id, "at": at, "day": _floor(at, "day"), "known_at": known_at or "infinity"}
     with reader() as session:
-        parameters: dict[str, Any] = {"account": account_id, "at": at, "known_at": known_at, "version": None}
-        if known_at is not None:
-            parameters["version"] = session.execute(text(_VERSION_AT), parameters).scalar_one()
-            if at >= known_at:
-                # Nothing counts from later than it was posted: all that was known counted.
-                return int(session.execute(text(_RUNNING), parameters).scalar_one_or_none() or 0)
-        parameters["day"] = _floor(at, "day")
-        return int(session.execute(text(_AT), parameters).scalar_one())
+        balance = None if known_at else session.execute(text(_AT_ON_A_SHORT_DAY), parameters).scalar_one()
+        if balance is None:
+            balance = session.execute(text(_AT), parameters).scalar_one()
+    return int(balance)
 
 
 def historical(held: Holder, since: datetime, until: datetime, interval: str) -> list[dict[str, Any]]:
@@ -142,7 +174,7 @@ def historical(held: Holder, since: datetime, until: datetime, interval: str) ->
     with reader() as session:
         rows = session.execute(
             text(
-                f"""SELECT opening.balance, moved.* FROM ({_AT}) AS opening (balance) LEFT JOIN (
+                f"""SELECT opening.balance, moved.* FROM (SELECT {_COUNTED}) AS opening (balance) LEFT JOIN (
                         SELECT date_trunc('{interval}', CAST({column} AS timestamptz)), {sums} FROM {table}
                          WHERE account_id = :account AND {column} >= CAST(:first AS timestamptz)
                            AND {column} < CAST(:last AS timestamptz) GROUP BY 1) AS moved (step, credits, debits, count) ON true"""
@@ -153,7 +185,6 @@ def historical(held: Holder, since: datetime, until: datetime, interval: str) ->
                 "last": last,
                 "day": _floor(first, "day"),
                 "at": first - timedelta(microseconds=1),
-                "version": None,
             },
         ).all()
     moved = {row.step: (int(row.credits or 0), int(row.debits or 0), int(row[4])) for row in rows if row.step is not None}

@@ -54,13 +54,29 @@ class Check:
 _BALANCES = "(SELECT * FROM balances WHERE account_id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)"
 _TRANSACTIONS = "(SELECT * FROM transactions WHERE seq BETWEEN %(first_seq)s AND %(last_seq)s)"
 _OF_A_WINDOW = {
+    "accounts": "(SELECT * FROM accounts WHERE id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)",
     "balances": _BALANCES,
     "entries": "(SELECT * FROM entries WHERE account_id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)",
+    "closings": "(SELECT * FROM daily_balances WHERE account_id BETWEEN %(first_account)s::uuid AND %(last_account)s::uuid)",
     "transactions": _TRANSACTIONS,
+    "sides": f"(SELECT e.* FROM {_TRANSACTIONS} own JOIN entries e ON e.transaction_id = own.id)",
     "events": f"""(SELECT * FROM events WHERE stream_id IN (
                        SELECT account_id FROM {_BALANCES} own UNION ALL SELECT id FROM {_TRANSACTIONS} own))""",
+    "events_of_accounts": f"(SELECT v.* FROM {_BALANCES} own JOIN events v ON v.stream_id = own.account_id)",
+    "events_of_transactions": f"(SELECT v.* FROM {_TRANSACTIONS} own JOIN events v ON v.stream_id = own.id)",
+    # The position of a transaction's first event is its `seq`, so this finds those too whose transaction is gone.
+    "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
 }
-_OF_EVERYTHING = {name: name for name in _OF_A_WINDOW}
+_OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"), "events") | {
+    "accounts": "accounts",
+    "balances": "balances",
+    "entries": "entries",
+    "closings": "daily_balances",
+    "transactions": "transactions",
+    "sides": "entries",
+    "events": "events",
+    "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
+}
 
 
 def _over_window(name: str, statement: str) -> Check:
@@ -83,6 +99,17 @@ def _late_lanes(connection: Connection, _: Window | None) -> list[str]:
     return [f"lane {lane}" for lane, _, seconds in store.queue(connection) if seconds > MAX_QUEUE_SECONDS]
 
 
+# As the events write times (`bank.web.fields.timestamp`).
+_RFC3339 = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+
+
+def _object(data: str) -> str:
+    """The event's data; an empty object where it is none, or the event is not there."""
+    return f"CASE json_typeof({data}) WHEN 'object' THEN {data} ELSE '{{{{}}}}' END"
+
+
+# Events are compared as text, which their ids, numbers and times have in one form only: what somebody broke must not stop
+# the check by being no number any more.
 # What is added up is `numeric`: numbers that somebody broke must not stop the check by leaving bigint's range.
 CHECKS: Sequence[Check] = (
     # The two sides of every transaction, in each of its currencies.
@@ -117,9 +144,10 @@ CHECKS: Sequence[Check] = (
     _over_window(
         "entries_follow_each_other",
         """SELECT account_id FROM (
-               SELECT account_id, amount, balance, lag(balance, 1, 0::bigint) OVER (PARTITION BY account_id ORDER BY version) AS before
-                 FROM {entries} e) e
-            WHERE balance <> before::numeric + amount""",
+               SELECT account_id, amount, balance, lag(balance, 1, 0::bigint) OVER account AS before,
+                      posted_at, lag(posted_at) OVER account AS posted_before
+                 FROM {entries} e WINDOW account AS (PARTITION BY account_id ORDER BY version)) e
+            WHERE balance <> before::numeric + amount OR posted_at < posted_before""",
     ),
     _over_window(
         "balance_is_sum_of_entries",
@@ -129,8 +157,8 @@ CHECKS: Sequence[Check] = (
     _over_window(
         "balance_is_that_of_last_entry",
         """SELECT b.account_id FROM {balances} b LEFT JOIN LATERAL (
-               SELECT balance FROM entries e WHERE e.account_id = b.account_id ORDER BY version DESC LIMIT 1) last ON true
-            WHERE b.amount <> COALESCE(last.balance, 0)""",
+               SELECT balance, posted_at FROM entries e WHERE e.account_id = b.account_id ORDER BY version DESC LIMIT 1) last ON true
+            WHERE b.amount <> COALESCE(last.balance, 0) OR b.last_updated_at <> last.posted_at""",
     ),
     _over_window(
         "balance_is_last_closing",
@@ -156,6 +184,83 @@ CHECKS: Sequence[Check] = (
                UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id) s
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
+    ),
+    # With those above, the four that follow say that the tables hold what a replay of the events would make.
+    _over_window(
+        "transactions_are_as_events_say",
+        f"""SELECT COALESCE(t.id, s.stream_id)
+              FROM {{transactions}} t FULL JOIN {{submissions}} s ON s.stream_id = t.id
+              LEFT JOIN {{events_of_transactions}} f
+                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed')
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, data FROM {{events_of_transactions}} v
+                          WHERE type = 'TransactionRolledBack' ORDER BY stream_id, version DESC) r ON r.stream_id = t.id
+             CROSS JOIN LATERAL json_to_record({_object("s.data")})
+                AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
+                         amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
+                         metadata text, reverses_id text, awaited text, effective_at text)
+             CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
+                                        COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
+             WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
+                    t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
+                    t.reference, t.metadata::text, t.reverses_id::text, t.awaited::text, {_RFC3339.format("t.effective_at")},
+                    t.created_at, t.actor_id, t.request_id, t.trace_id, t.failure_code, t.completed_at,
+                    t.rolled_back_amount::text, t.status)
+                IS DISTINCT FROM
+                   (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
+                    told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
+                    told.reference, told.metadata, told.reverses_id, told.awaited,
+                    COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
+                    s.recorded_at, s.actor_id, s.request_id, s.trace_id, became.failure_code, f.recorded_at,
+                    became.rolled_back_amount,
+                    CASE WHEN f.type IS NULL THEN 'pending' WHEN f.type = 'TransactionFailed' THEN 'failed'
+                         WHEN became.rolled_back_amount = told.amount THEN 'rolled_back' ELSE 'completed' END)""",
+    ),
+    # Both as many, none on one side only: what is told counts against what is there, and nothing may remain.
+    _over_window(
+        "entries_are_as_events_say",
+        f"""SELECT transaction_id FROM (
+                SELECT transaction_id, account_id::text, version::text, amount::text, balance::text, currency,
+                       {_RFC3339.format("effective_at")} AS effective_at, posted_at, 1 AS number FROM {{sides}} e
+                UNION ALL
+                SELECT c.stream_id, entry ->> 0, entry ->> 1, entry ->> 2, entry ->> 3, {_object("s.data")} ->> 'currency',
+                       COALESCE({_object("s.data")} ->> 'effective_at', {_RFC3339.format("s.recorded_at")}), c.recorded_at, -1
+                  FROM {{events_of_transactions}} c
+                  LEFT JOIN {{submissions}} s ON s.stream_id = c.stream_id
+                 CROSS JOIN LATERAL json_array_elements(
+                           CASE json_typeof({_object("c.data")} -> 'entries') WHEN 'array' THEN c.data -> 'entries' END) entry
+                 WHERE c.type = 'TransactionCompleted') side
+             GROUP BY transaction_id, account_id, version, amount, balance, currency, effective_at, posted_at
+            HAVING sum(number) <> 0""",
+    ),
+    _over_window(
+        "accounts_are_as_events_say",
+        f"""SELECT COALESCE(a.id, b.account_id, o.stream_id)
+              FROM {{accounts}} a FULL JOIN {{balances}} b ON b.account_id = a.id
+              FULL JOIN (SELECT * FROM {{events_of_accounts}} v WHERE type = 'AccountOpened') o
+                ON o.stream_id = COALESCE(a.id, b.account_id)
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, data FROM {{events_of_accounts}} v
+                          WHERE type = 'AccountChanged' ORDER BY stream_id, version DESC) c ON c.stream_id = o.stream_id
+             CROSS JOIN LATERAL json_to_record({_object("o.data")})
+                AS opened (user_id text, currency text, kind text, name text, is_default text)
+             CROSS JOIN LATERAL json_to_record({_object("c.data")}) AS changed (name text, status text, overdraft_limit text)
+             WHERE (a.user_id::text, a.currency, a.kind, a.name, a.is_default, a.created_at,
+                    b.user_id::text, b.currency, b.status, b.overdraft_limit::text)
+                IS DISTINCT FROM
+                   (opened.user_id, opened.currency, opened.kind, CASE WHEN c.data IS NULL THEN opened.name ELSE changed.name END,
+                    opened.is_default = 'true' AND changed.status IS DISTINCT FROM 'closed', o.recorded_at,
+                    opened.user_id, opened.currency, CASE WHEN c.data IS NULL THEN 'active' ELSE changed.status END,
+                    CASE WHEN c.data IS NOT NULL THEN changed.overdraft_limit WHEN opened.kind = 'customer' THEN '0' END)""",
+    ),
+    _over_window(
+        "closings_are_sums_of_entries",
+        """SELECT account_id
+             FROM {closings} d
+             FULL JOIN (SELECT account_id, (effective_at AT TIME ZONE 'UTC')::date AS day, count(*) AS count,
+                               sum(sum(amount)) OVER (PARTITION BY account_id ORDER BY (effective_at AT TIME ZONE 'UTC')::date) AS closing,
+                               COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
+                               COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits
+                          FROM {entries} e GROUP BY 1, 2) s USING (account_id, day)
+            WHERE (d.closing, d.credits, d.debits, d.count) IS DISTINCT FROM (s.closing, s.credits, s.debits, s.count)""",
     ),
     Check("queue_is_young", False, _late_lanes),
 )

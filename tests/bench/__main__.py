@@ -28,7 +28,7 @@ from bank.events.horizon import settled
 from bank.processing.queue import bells
 from bank.rebuild import shadow
 from bank.replay.run import goal, replay
-from tests.bench import load
+from tests.bench import depth, load
 from tests.bench.log import fill_log
 from tests.processes import Bank, fresh_database, query, wait_until
 
@@ -76,6 +76,7 @@ def main() -> None:
             tpcb = measure_tpcb(environ["DATABASE_URL"])
             measure_drain(environ, directory, tpcb)
             measure_log(environ, directory)
+            measure_depth(environ, directory)
             measure_api(environ, directory)
         finally:
             redis.stop()
@@ -232,6 +233,16 @@ def measure_replay(events: int) -> None:
 
     report("replay", three(lambda _: events / run(True)), "events/s", events=events, aim=60_000)
     report("replay_from_snapshot", three(lambda _: run(False)), "s", events=events)
+
+
+def measure_depth(environ: Mapping[str, str], directory: Path) -> None:
+    """What a read of one account costs at many entries, by what it costs at few."""
+    with fresh_database(environ, directory) as own:
+        depth.fill_accounts(own)
+        with create_app(Config.from_env(own)).app_context():
+            for shape in depth.SHAPES:
+                for kind, [few, many] in depth.calls(own, shape):
+                    report(f"{kind}_{shape}", [many / few], "ratio", ms=[round(few, 3), round(many, 3)], aim=1.5)
 
 
 def measure_api(environ: Mapping[str, str], directory: Path) -> None:

@@ -31,12 +31,12 @@ def test_all_checks_are_shown_and_hold(books: Books) -> None:
 
 
 def test_a_violation_is_named_with_its_id_and_ends_in_1(books: Books) -> None:
-    damage = "UPDATE daily_balances SET closing = closing + 1 WHERE account_id = :bob"
+    damage = "UPDATE daily_balances SET credits = credits + 1 WHERE account_id = :bob"
     with books.broken(damage, damage.replace("+", "-"), bob=books.bob):
         done = check(books.environ)
     assert done.exit_code == 1, done.output
-    assert "VIOLATED: balance_is_last_closing. What to do: docs/runbooks/invariant-violated.md" in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.startswith("balance_is_last_closing"))
+    assert "VIOLATED: closings_are_sums_of_entries. What to do: docs/runbooks/invariant-violated.md" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("closings_are_sums_of_entries"))
     assert row.split()[2:] == ["1", books.bob]
 
 

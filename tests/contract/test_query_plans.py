@@ -13,6 +13,7 @@ from bank import create_app
 from bank.config import Config
 from bank.db import db, unit_of_work
 from bank.proof.sealer import Sealer
+from tests.filling import CLOSINGS, fill
 from tests.processes import ADMIN_PASSWORD, fresh_database, query
 from tests.proof.conftest import KEY
 
@@ -25,10 +26,6 @@ _FILL = (
        SELECT md5(i::text)::uuid, (SELECT id FROM users), 'USD', 'customer', false, 1 FROM generate_series(0, %(accounts)s - 1) i""",
     """INSERT INTO balances (account_id, user_id, currency, amount, version)
        SELECT id, user_id, currency, 0, 0 FROM accounts""",
-    # Foreign keys change no plan, and checking them row by row would take most of the time.
-    """ALTER TABLE transactions DROP CONSTRAINT fk_transactions_from_account_id_accounts,
-             DROP CONSTRAINT fk_transactions_to_account_id_accounts, DROP CONSTRAINT fk_transactions_from_user_id_users,
-             DROP CONSTRAINT fk_transactions_to_user_id_users""",
     """CREATE TABLE planned AS
        SELECT g AS seq, md5('t' || g)::uuid AS id, md5((g %% (%(accounts)s - 1))::text)::uuid AS source,
               md5((%(accounts)s - 1)::text)::uuid AS target,
@@ -50,12 +47,7 @@ _FILL = (
               -row_number() OVER (PARTITION BY source ORDER BY seq), at, at FROM planned
        UNION ALL
        SELECT target, seq, id, 'USD', 1, seq, at, at FROM planned""",
-    """INSERT INTO daily_balances (account_id, day, closing, credits, debits, count)
-       SELECT account_id, day, sum(change) OVER (PARTITION BY account_id ORDER BY day), credits, debits, count
-         FROM (SELECT account_id, (effective_at AT TIME ZONE 'UTC')::date AS day, sum(amount) AS change,
-                      COALESCE(sum(amount) FILTER (WHERE amount > 0), 0) AS credits,
-                      COALESCE(-sum(amount) FILTER (WHERE amount < 0), 0) AS debits, count(*) AS count
-                 FROM entries GROUP BY 1, 2) d""",
+    CLOSINGS,
     """UPDATE balances b SET amount = e.amount, version = e.version, overdraft_limit = 1000000
          FROM (SELECT account_id, sum(amount) AS amount, max(version) AS version FROM entries GROUP BY 1) e
         WHERE e.account_id = b.account_id""",
@@ -69,30 +61,11 @@ _FILL = (
 )
 
 
-def fill(environ: Mapping[str, str]) -> None:
-    """Fill the tables; without their indexes, which are made afterwards as they were: keeping a million rows' up to date
-    takes longer than making them."""
-    patient = {
-        **environ,
-        "DATABASE_URL": environ["DATABASE_URL"] + "?options=-c%20statement_timeout%3D0%20-c%20maintenance_work_mem%3D256MB",
-    }
-    indexes = query(
-        environ,
-        """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index i
-            WHERE indrelid::regclass::text IN ('transactions', 'entries', 'events', 'audit_logs')
-              AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)""",
-    )
-    dropped, made = [f"DROP INDEX {name}" for name, _ in indexes], [definition for _, definition in indexes]
-    unchecked, checked = (f"ALTER TABLE entries {word} TRIGGER check_entries" for word in ("DISABLE", "ENABLE"))
-    for statement in (*dropped, unchecked, *_FILL, checked, *made, "ANALYZE"):
-        query(patient, statement, accounts=ACCOUNTS, transfers=TRANSFERS)
-
-
 @pytest.fixture(scope="module")
 def big(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     """A client of a bank with a million entries."""
     with fresh_database(environ, tmp_path_factory.mktemp("big")) as own:
-        fill(own)
+        fill(own, _FILL, accounts=ACCOUNTS, transfers=TRANSFERS)
         app = create_app(Config.from_env(own))
         with app.app_context(), unit_of_work() as session:
             Sealer(KEY).take(session, 249_000, TRANSFERS)

@@ -50,7 +50,13 @@ LAST = "version = (SELECT max(version) FROM entries WHERE account_id = :alice)"
 DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
     "an entry of another amount": (
         "UPDATE entries SET amount = amount + 1 WHERE account_id = :alice AND transaction_id = :transfer",
-        {"transactions_sum_to_zero": {"transfer"}, "entries_follow_each_other": {"alice"}, "balance_is_sum_of_entries": {"alice"}},
+        {
+            "transactions_sum_to_zero": {"transfer"},
+            "entries_follow_each_other": {"alice"},
+            "balance_is_sum_of_entries": {"alice"},
+            "entries_are_as_events_say": {"transfer"},
+            "closings_are_sums_of_entries": {"alice"},
+        },
     ),
     "both sides of another amount, and all that follows from them": (
         """WITH side AS (UPDATE entries SET amount = amount + sign(amount), balance = balance + sign(amount)
@@ -60,35 +66,43 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
                 closed AS (UPDATE daily_balances d SET closing = closing + side.more FROM side
                             WHERE d.account_id = side.account_id AND day > '2024-03-01')
            UPDATE balances b SET amount = b.amount + side.more FROM side WHERE b.account_id = side.account_id""",
-        {"transactions_move_their_amount": {"transfer"}},
+        {
+            "transactions_move_their_amount": {"transfer"},
+            "entries_are_as_events_say": {"from the transfer on"},
+            "closings_are_sums_of_entries": {"alice", "bob"},
+        },
     ),
     "a failed transaction that is called completed": (
         "UPDATE transactions SET status = 'completed', failure_code = NULL WHERE id = :failed",
-        {"transactions_move_their_amount": {"failed"}},
+        {"transactions_move_their_amount": {"failed"}, "transactions_are_as_events_say": {"failed"}},
     ),
     "a posted transaction that is called pending": (
         "UPDATE transactions SET status = 'pending' WHERE id = :transfer",
-        {"transactions_move_their_amount": {"transfer"}},
+        {"transactions_move_their_amount": {"transfer"}, "transactions_are_as_events_say": {"transfer"}},
     ),
     "a posted transaction that is called failed": (
         "UPDATE transactions SET status = 'failed', failure_code = 'account_frozen' WHERE id = :rolled_back",
-        {"transactions_move_their_amount": {"rolled_back"}},
+        {"transactions_move_their_amount": {"rolled_back"}, "transactions_are_as_events_say": {"rolled_back"}},
     ),
     "entries without their transaction": (
         "DELETE FROM transactions WHERE id = :transfer",
-        {"entries_belong_somewhere": {"alice", "bob"}},
+        {"entries_belong_somewhere": {"alice", "bob"}, "transactions_are_as_events_say": {"transfer"}},
     ),
     "an entry in another currency than its account's": (
         "UPDATE entries SET currency = 'EUR' WHERE transaction_id = :transfer AND account_id = :alice",
-        {"entries_belong_somewhere": {"alice"}, "transactions_sum_to_zero": {"transfer"}},
+        {
+            "entries_belong_somewhere": {"alice"},
+            "transactions_sum_to_zero": {"transfer"},
+            "entries_are_as_events_say": {"transfer"},
+        },
     ),
     "an entry moved up to leave a gap": (
         f"UPDATE entries SET version = version + 1 WHERE account_id = :alice AND {LAST}",
-        {"entries_have_no_gaps": {"alice"}},
+        {"entries_have_no_gaps": {"alice"}, "entries_are_as_events_say": {"last"}},
     ),
     "entries that begin at zero": (
         "UPDATE entries SET version = version - 1 WHERE account_id = :alice",
-        {"entries_have_no_gaps": {"alice"}},
+        {"entries_have_no_gaps": {"alice"}, "entries_are_as_events_say": {"all of alice's"}},
     ),
     "a balance of another version": (
         "UPDATE balances SET version = version + 1 WHERE account_id = :alice",
@@ -96,15 +110,15 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
     ),
     "a balance in the middle that does not follow": (
         "UPDATE entries SET balance = balance + 1 WHERE account_id = :alice AND version = 2",
-        {"entries_follow_each_other": {"alice"}},
+        {"entries_follow_each_other": {"alice"}, "entries_are_as_events_say": {"transfer"}},
     ),
     "a first balance from nowhere": (
         "UPDATE entries SET balance = balance + 1 WHERE account_id = :alice AND version = 1",
-        {"entries_follow_each_other": {"alice"}},
+        {"entries_follow_each_other": {"alice"}, "entries_are_as_events_say": {"first"}},
     ),
     "a balance at the end of bigint": (
         "UPDATE entries SET balance = 9223372036854775807 WHERE account_id = :bob AND version = 1",
-        {"entries_follow_each_other": {"bob"}},
+        {"entries_follow_each_other": {"bob"}, "entries_are_as_events_say": {"bob's first"}},
     ),
     "all entries raised with their balances": (
         """UPDATE entries SET balance = balance + 100, amount = CASE version WHEN 1 THEN amount + 100 ELSE amount END
@@ -114,11 +128,25 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
             "balance_is_that_of_last_entry": {"alice"},
             "transactions_sum_to_zero": {"first"},
             "transactions_move_their_amount": {"first"},
+            "entries_are_as_events_say": {"all of alice's"},
+            "closings_are_sums_of_entries": {"alice"},
         },
     ),
     "a last entry of another balance": (
         f"UPDATE entries SET balance = balance + 1 WHERE account_id = :alice AND {LAST}",
-        {"balance_is_that_of_last_entry": {"alice"}, "entries_follow_each_other": {"alice"}},
+        {
+            "balance_is_that_of_last_entry": {"alice"},
+            "entries_follow_each_other": {"alice"},
+            "entries_are_as_events_say": {"last"},
+        },
+    ),
+    "a balance of another time": (
+        "UPDATE balances SET last_updated_at = last_updated_at + interval '1 second' WHERE account_id = :alice",
+        {"balance_is_that_of_last_entry": {"alice"}},
+    ),
+    "an entry posted before the one before it": (
+        "UPDATE entries SET posted_at = posted_at + interval '1 hour' WHERE account_id = :alice AND version = 1",
+        {"entries_follow_each_other": {"alice"}, "entries_are_as_events_say": {"first"}},
     ),
     "money made from nothing": (
         "UPDATE balances SET amount = amount + 1000000 WHERE account_id = :alice",
@@ -132,16 +160,41 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
     "another closing balance": (
         """UPDATE daily_balances SET closing = closing - 1
             WHERE account_id = :bob AND day = (SELECT max(day) FROM daily_balances WHERE account_id = :bob)""",
-        {"balance_is_last_closing": {"bob"}},
+        {"balance_is_last_closing": {"bob"}, "closings_are_sums_of_entries": {"bob"}},
     ),
-    "no closing balances": ("DELETE FROM daily_balances WHERE account_id = :bob", {"balance_is_last_closing": {"bob"}}),
+    "no closing balances": (
+        "DELETE FROM daily_balances WHERE account_id = :bob",
+        {"balance_is_last_closing": {"bob"}, "closings_are_sums_of_entries": {"bob"}},
+    ),
+    "a closing balance in between": (
+        "UPDATE daily_balances SET closing = closing + 1 WHERE account_id = :alice AND day = '2024-03-01'",
+        {"closings_are_sums_of_entries": {"alice"}},
+    ),
+    "a day's credits": (
+        "UPDATE daily_balances SET credits = credits + 1, debits = debits + 1 WHERE account_id = :bob",
+        {"closings_are_sums_of_entries": {"bob"}},
+    ),
+    "a day's count": ("UPDATE daily_balances SET count = count + 1 WHERE account_id = :bob", {"closings_are_sums_of_entries": {"bob"}}),
+    "a day without entries": (
+        "INSERT INTO daily_balances SELECT account_id, '2024-03-02', closing, 0, 0, 0 FROM daily_balances WHERE day = '2024-03-01' "
+        "AND account_id = :alice",
+        {"closings_are_sums_of_entries": {"alice"}},
+    ),
+    "a day that is gone": (
+        "DELETE FROM daily_balances WHERE account_id = :alice AND day = '2024-03-01'",
+        {"closings_are_sums_of_entries": {"alice"}},
+    ),
     "a balance under its limit": (
         "ALTER TABLE balances DROP CONSTRAINT ck_balances_not_under_limit; UPDATE balances SET held = amount + 1 WHERE account_id = :bob",
         {"balance_is_within_limit": {"bob"}},
     ),
     "an event taken out of a transaction's stream": (
         "DELETE FROM events WHERE stream_id = :transfer AND version = 1",
-        {"streams_have_no_gaps": {"transfer"}},
+        {
+            "streams_have_no_gaps": {"transfer"},
+            "transactions_are_as_events_say": {"transfer"},
+            "entries_are_as_events_say": {"transfer"},
+        },
     ),
     "an event moved up in an account's stream": (
         "UPDATE events SET version = 2 WHERE stream_id = :alice",
@@ -149,13 +202,121 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
     ),
     "the end of a stream cut off": (
         "DELETE FROM events WHERE stream_id = :rolled_back AND version = 3",
-        {"streams_end_where_state_is": {"rolled_back"}},
+        {"streams_end_where_state_is": {"rolled_back"}, "transactions_are_as_events_say": {"rolled_back"}},
     ),
-    "a stream that is gone": ("DELETE FROM events WHERE stream_id = :failed", {"streams_end_where_state_is": {"failed"}}),
+    "a stream that is gone": (
+        "DELETE FROM events WHERE stream_id = :failed",
+        {"streams_end_where_state_is": {"failed"}, "transactions_are_as_events_say": {"failed"}},
+    ),
+    "a transaction's event without its transaction": (
+        "DELETE FROM transactions WHERE id = :failed",
+        {"transactions_are_as_events_say": {"failed"}},
+    ),
+    "an account's first event taken away": (
+        "DELETE FROM events WHERE stream_id = :alice",
+        {"streams_end_where_state_is": {"alice"}, "accounts_are_as_events_say": {"alice"}},
+    ),
+    "an account without its balance": (
+        "DELETE FROM balances WHERE account_id = :carol",
+        {"accounts_are_as_events_say": {"carol"}},
+    ),
+    "a balance without its account": (
+        "DELETE FROM accounts WHERE id = :carol",
+        {"accounts_are_as_events_say": {"carol"}},
+    ),
+    "an entry that counts from another time of its day": (
+        "UPDATE entries SET effective_at = '2024-03-01 13:00Z' WHERE account_id = :alice AND version = 1",
+        {"entries_are_as_events_say": {"first"}},
+    ),
+    "an entry with another transaction": (
+        "UPDATE entries SET transaction_id = :rolled_back WHERE account_id = :alice AND transaction_id = :transfer",
+        {
+            "transactions_sum_to_zero": {"transfer", "rolled_back"},
+            "entries_are_as_events_say": {"transfer", "rolled_back"},
+        },
+    ),
+    "an entry that no event tells of": (
+        "INSERT INTO entries SELECT account_id, version + 1, transaction_id, currency, 1, balance + 1, effective_at, posted_at "
+        f"FROM entries WHERE account_id = :alice AND {LAST}",
+        {
+            "transactions_sum_to_zero": {"last"},
+            "transactions_move_their_amount": {"last"},
+            "entries_have_no_gaps": {"alice"},
+            "balance_is_sum_of_entries": {"alice"},
+            "balance_is_that_of_last_entry": {"alice"},
+            "closings_are_sums_of_entries": {"alice"},
+            "entries_are_as_events_say": {"last"},
+        },
+    ),
+    "an event that tells of an entry too many": (
+        """UPDATE events SET data = json_build_object('entries', (data->'entries')::jsonb || (data->'entries'->0)::jsonb)
+            WHERE stream_id = :transfer AND version = 2""",
+        {"entries_are_as_events_say": {"transfer"}},
+    ),
+    "events that nobody can read": (
+        "UPDATE events SET data = '[\"what\"]' WHERE stream_id IN (:alice, :transfer); "
+        "UPDATE events SET data = '{\"entries\": 5}' WHERE stream_id = :rolled_back",
+        {
+            "transactions_are_as_events_say": {"transfer", "rolled_back"},
+            "entries_are_as_events_say": {"transfer", "rolled_back"},
+            "accounts_are_as_events_say": {"alice"},
+        },
+    ),
     "a transaction that has waited for long": (
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
-        {"queue_is_young": {"lane"}},
+        {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
     ),
+}
+
+# A column of a transaction or an account that is not what the events say, and nothing else.
+CHANGED = {
+    "transactions_are_as_events_say": {
+        "transfer": (
+            "lane = lane + 1",
+            "type = 'debit'",
+            "from_user_id = NULL",
+            "to_user_id = NULL",
+            "from_account_id = NULL",
+            "to_account_id = NULL",
+            "to_amount = to_amount + 1",
+            "to_currency = 'EUR'",
+            "rate = '1'",
+            "description = 'another'",
+            "reference = 'another'",
+            """metadata = '{"a": 1}'""",
+            "awaited = NOT awaited",
+            "actor_id = NULL",
+            "request_id = 'another'",
+            "trace_id = 'another'",
+            "effective_at = effective_at - interval '1 microsecond'",
+            "created_at = created_at - interval '1 microsecond'",
+            "completed_at = completed_at + interval '1 microsecond'",
+            "rolled_back_amount = rolled_back_amount + 1",
+            "status = 'rolled_back'",
+        ),
+        "failed": ("failure_code = 'account_frozen'",),
+    },
+    "accounts_are_as_events_say": {
+        "carol": (
+            "user_id = gen_random_uuid()",
+            "currency = 'EUR'",
+            "kind = 'outside', user_id = NULL",
+            "name = 'another'",
+            "created_at = created_at - interval '1 microsecond'",
+        ),
+        "alice": ("is_default = false",),
+    },
+}
+for _check, _of in CHANGED.items():
+    _table = _check.split("_", 1)[0]
+    DAMAGE |= {
+        f"{_name}: {_column}": (f"UPDATE {_table} SET {_column} WHERE id = :{_name}", {_check: {_name}})
+        for _name, _columns in _of.items()
+        for _column in _columns
+    }
+DAMAGE |= {
+    f"a balance's {column}": (f"UPDATE balances SET {column} WHERE account_id = :carol", {"accounts_are_as_events_say": {"carol"}})
+    for column in ("user_id = NULL", "currency = 'EUR'", "status = 'frozen'", "overdraft_limit = 5")
 }
 
 
@@ -163,21 +324,54 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
-    ids = {name: getattr(books, name) for name in ("alice", "bob", "transfer", "rolled_back", "failed", "pending")}
-    query = "SELECT transaction_id::text FROM entries WHERE account_id = :alice AND version = 1"
-    names = ids | {
-        "USD": "USD",
-        "first": superuser.execute(text(query), ids).scalar_one(),
-        "lane": f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}",
+    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "pending")}
+
+    def entries(condition: str) -> list[str]:
+        query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"
+        return list(superuser.execute(text(query), ids).scalars())
+
+    names = {name: [one] for name, one in ids.items()} | {
+        "USD": ["USD"],
+        "first": entries("account_id = :alice AND version = 1"),
+        "last": entries(f"account_id = :alice AND {LAST}"),
+        "bob's first": entries("account_id = :bob AND version = 1"),
+        "all of alice's": entries("account_id = :alice"),
+        "from the transfer on": entries(
+            "version >= (SELECT version FROM entries t WHERE t.account_id = e.account_id AND transaction_id = :transfer)"
+        ),
+        "lane": [f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}"],
     }
     window = window_after(superuser, None) if scope == "window" else None
     for part in statement.split("; "):
         assert superuser.execute(text(part), ids).rowcount
-    assert violations(superuser, window) == {check: sorted(names[name] for name in about) for check, about in expected.items()}
+    assert violations(superuser, window) == {
+        check: sorted({one for name in about for one in names[name]}) for check, about in expected.items()
+    }
 
 
 def test_every_check_has_its_damage() -> None:
     assert {check for _, expected in DAMAGE.values() for check in expected} == {check.name for check in CHECKS}
+
+
+def test_over_everything_events_are_found_of_which_nothing_is_left(books: Books, superuser: Connection) -> None:
+    for statement in (
+        "DELETE FROM entries WHERE transaction_id = :transfer",
+        "DELETE FROM transactions WHERE id = :transfer",
+        "DELETE FROM balances WHERE account_id = :carol",
+        "DELETE FROM accounts WHERE id = :carol",
+    ):
+        assert superuser.execute(text(statement), {"transfer": books.transfer, "carol": books.carol}).rowcount
+    found = violations(superuser)
+    assert found["transactions_are_as_events_say"] == found["entries_are_as_events_say"] == [books.transfer]
+    assert found["accounts_are_as_events_say"] == [books.carol]
+
+
+def test_changes_of_an_account_are_what_its_last_event_says(books: Books, superuser: Connection) -> None:
+    # Opened with a limit, frozen and renamed by the API: the first event alone would not do.
+    query = text("SELECT count(*) FROM events WHERE stream_id = :dave AND type = 'AccountChanged'")
+    assert superuser.execute(query, {"dave": books.dave}).scalar_one() == 2
+    superuser.execute(text("DELETE FROM events WHERE stream_id = :dave AND version = 3"), {"dave": books.dave})
+    assert violations(superuser)["accounts_are_as_events_say"] == [books.dave]
 
 
 def once_round(connection: Connection) -> list[Window]:
@@ -234,6 +428,7 @@ def test_a_window_sees_no_damage_elsewhere(books: Books, superuser: Connection) 
     assert violations(superuser, Window(books.alice, books.alice, seq, seq)) == {
         "entries_follow_each_other": [books.alice],
         "transactions_move_their_amount": [books.transfer],
+        "transactions_are_as_events_say": [books.transfer],
     }
 
 

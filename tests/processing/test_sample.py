@@ -19,7 +19,7 @@ from bank.processing.sample import check_sample
 from tests.books import Books, small_books
 from tests.processes import Bank, query, wait_until
 
-CLOSING = "UPDATE daily_balances SET closing = closing + 1 WHERE account_id = :account"
+CLOSING = "UPDATE daily_balances SET credits = credits + 1 WHERE account_id = :account"
 REPAIR = CLOSING.replace("+", "-")
 NOTHING = {check.name: 0 for check in CHECKS}
 
@@ -86,12 +86,12 @@ def test_whole_books_show_no_violations_and_when_they_were_looked_at(books: Book
 
 def test_a_violation_becomes_a_metric_and_an_error_line(books: Books, account: str, logged: LogCapture) -> None:
     with books.broken(CLOSING, REPAIR, account=account):
-        assert check_sample() == NOTHING | {"balance_is_last_closing": 1}
-    assert 'bank_invariant_violations{check="balance_is_last_closing"} 1.0' in books.teller.metrics()
-    line = {"event": "invariant_violated", "log_level": "error", "check": "balance_is_last_closing", "violations": 1, "ids": [account]}
+        assert check_sample() == NOTHING | {"closings_are_sums_of_entries": 1}
+    assert 'bank_invariant_violations{check="closings_are_sums_of_entries"} 1.0' in books.teller.metrics()
+    line = {"event": "invariant_violated", "log_level": "error", "check": "closings_are_sums_of_entries", "violations": 1, "ids": [account]}
     assert logged.entries == [line]
     assert check_sample() == NOTHING
-    assert 'bank_invariant_violations{check="balance_is_last_closing"} 0.0' in books.teller.metrics()
+    assert 'bank_invariant_violations{check="closings_are_sums_of_entries"} 0.0' in books.teller.metrics()
 
 
 def test_samples_get_round_to_every_account_and_begin_anew(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_samples_get_round_to_every_account_and_begin_anew(books: Books, account
 def test_a_broken_window_stays_in_sight_until_it_is_whole(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = small_windows(monkeypatch)
     with books.broken(CLOSING, REPAIR, account=books.alice):
-        found = [check_sample()["balance_is_last_closing"] for _ in range(2 * len(windows))]
+        found = [check_sample()["closings_are_sums_of_entries"] for _ in range(2 * len(windows))]
         first = found.index(1)
         assert first < len(windows)
         assert set(found[first:]) == {1}
@@ -145,8 +145,8 @@ def test_without_the_setting_nothing_is_frozen(books: Books, account: str) -> No
 def test_accounts_concerned_are_frozen_once_with_an_event_and_the_reason(books: Books, account: str) -> None:
     with books.broken(CLOSING, REPAIR, account=account):
         for _ in range(3):
-            assert check_sample() == NOTHING | {"balance_is_last_closing": 1}
-    details = {"status": "frozen", "reason": "invariant violated: balance_is_last_closing"}
+            assert check_sample() == NOTHING | {"closings_are_sums_of_entries": 1}
+    details = {"status": "frozen", "reason": "invariant violated: closings_are_sums_of_entries"}
     assert frozen(books, account) == ("frozen", ["AccountOpened", "AccountChanged"], [details])
     assert check_sample() == NOTHING
 
@@ -156,11 +156,15 @@ def test_the_banks_own_accounts_are_never_frozen(books: Books, account: str) -> 
     # The credit's row is changed: its sides are the customer's account and the outside's.
     damage = "UPDATE transactions SET amount = amount + 1 WHERE to_account_id = :account"
     outside = "SELECT account_id FROM entries WHERE transaction_id = (SELECT id FROM transactions WHERE to_account_id = %s) AND amount < 0"
-    closing = "UPDATE daily_balances SET closing = closing + 1 WHERE account_id = :account"
+    closing = "UPDATE daily_balances SET credits = credits + 1 WHERE account_id = :account"
     with books.broken(damage, damage.replace("+", "-"), account=account):
         own = query(books.environ, outside, account)[0][0]
         with books.broken(closing, closing.replace("+", "-"), account=own):
-            assert check_sample() == NOTHING | {"transactions_move_their_amount": 1, "balance_is_last_closing": 1}
+            assert check_sample() == NOTHING | {
+                "transactions_move_their_amount": 1,
+                "transactions_are_as_events_say": 1,
+                "closings_are_sums_of_entries": 1,
+            }
     assert frozen(books, account)[0] == "frozen"
     assert query(books.environ, "SELECT DISTINCT status FROM balances WHERE user_id IS NULL") == [("active",)]
 
@@ -173,12 +177,12 @@ def test_a_row_that_the_database_refuses_to_write_keeps_no_other_account_from_be
     damage = """ALTER TABLE balances DROP CONSTRAINT ck_balances_not_under_limit;
                 UPDATE balances SET held = amount + 1 WHERE account_id IN (:account, :third);
                 ALTER TABLE balances ADD CONSTRAINT ck_balances_not_under_limit CHECK (amount - held >= -overdraft_limit) NOT VALID;
-                UPDATE daily_balances SET closing = closing + 1 WHERE account_id = :second"""
+                UPDATE daily_balances SET credits = credits + 1 WHERE account_id = :second"""
     repair = """UPDATE balances SET held = 0 WHERE account_id IN (:account, :third);
                 ALTER TABLE balances VALIDATE CONSTRAINT ck_balances_not_under_limit;
-                UPDATE daily_balances SET closing = closing - 1 WHERE account_id = :second"""
+                UPDATE daily_balances SET credits = credits - 1 WHERE account_id = :second"""
     with books.broken(damage, repair, account=account, second=second, third=third):
-        assert check_sample() == NOTHING | {"balance_is_within_limit": 2, "balance_is_last_closing": 1}
+        assert check_sample() == NOTHING | {"balance_is_within_limit": 2, "closings_are_sums_of_entries": 1}
         status = dict(query(books.environ, "SELECT account_id::text, status FROM balances WHERE user_id IS NOT NULL"))
     assert (status[account], status[second], status[third]) == ("active", "frozen", "active")
     refused = {entry["account_id"] for entry in logged.entries if entry["event"] == "account_not_frozen"}
@@ -191,7 +195,7 @@ def test_the_scheduler_has_samples_taken(books: Books, account: str, tmp_path: P
         client = bank.client()
 
         def shown() -> bool:
-            return 'bank_invariant_violations{check="balance_is_last_closing"} 1.0' in client.request("GET", "/metrics").body.decode()
+            return 'bank_invariant_violations{check="closings_are_sums_of_entries"} 1.0' in client.request("GET", "/metrics").body.decode()
 
         wait_until(shown, "the violation is in the metrics")
         client.close()

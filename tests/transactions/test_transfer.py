@@ -165,3 +165,33 @@ def test_every_step_leaves_its_event_and_the_act_its_audit_row(app, alice, bob, 
     entries = [(entry["account_id"], entry["version"], int(entry["amount"].replace(".", ""))) for entry in found["entries"]]
     assert sorted(tuple(entry[:3]) for entry in events[1].data["entries"]) == sorted(entries)
     assert audit == [("transaction.transfer", alice.id, "order-4711", "127.0.0.1", {"amount": 1234, "currency": "USD"})]
+
+
+def test_the_trace_of_the_request_is_on_every_event_that_comes_of_it(app, alice, bob, funded, outcome):
+    from sqlalchemy import text
+
+    from bank.db import reader
+
+    funded(alice)
+
+    def traced(who, path, trace, body):
+        headers = {"traceparent": f"00-{trace * 32}-{'1' * 16}-01"}
+        return outcome(who, who.post(f"/transactions/{path}", body, headers=headers))
+
+    def traces(found):
+        with app.app_context(), reader() as session:
+            query = text("SELECT type, trace_id FROM events WHERE stream_id = :id ORDER BY version")
+            return [tuple(row) for row in session.execute(query, {"id": found["id"]})]
+
+    posted = traced(alice, "transfer", "a", body(to_user_id=bob.id))
+    refused = traced(alice, "transfer", "b", body(to_user_id=bob.id, amount="1000000.00"))
+    assert refused["status"] == "failed"
+    assert traces(refused) == [("TransactionSubmitted", "b" * 32), ("TransactionFailed", "b" * 32)]
+    back = traced(bob, f"{posted['id']}/rollback", "c", {"reason": "by mistake"})
+    assert traces(back) == [("TransactionSubmitted", "c" * 32), ("TransactionCompleted", "c" * 32)]
+    # What became of it later was asked for by another request.
+    assert traces(posted) == [
+        ("TransactionSubmitted", "a" * 32),
+        ("TransactionCompleted", "a" * 32),
+        ("TransactionRolledBack", "c" * 32),
+    ]

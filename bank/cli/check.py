@@ -31,7 +31,8 @@ def command() -> None:
     """Check every invariant of the books, over everything.
 
     Safe while the bank runs: nothing is locked or changed, and each check sees the books at one moment. The
-    scheduler checks a sample each minute by itself.
+    scheduler checks a sample each minute by itself. That the tables are what the events say is among the checks; what
+    differs, row by row and column by column, is what `bank rebuild` shows.
 
     Exit code: 0 when all hold, 1 when one does not (it is named), 2 when that could not be found out.
     """

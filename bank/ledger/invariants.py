@@ -17,7 +17,7 @@ from bank.ledger import store
 MAX_QUEUE_SECONDS = 60
 
 # How much a window holds, at most; an account with more entries is one of its own. A worker that could be
-# posting reads it: these take it a fifth of a second, and an account of half a million entries two.
+# posting reads it: these take it three tenths of a second, and an account of half a million entries three seconds.
 _WINDOW_ACCOUNTS = 500
 _WINDOW_ENTRIES = 5_000
 _WINDOW_TRANSACTIONS = 1_500

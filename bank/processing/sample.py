@@ -1,5 +1,7 @@
 """The invariants in production: each minute a sample of the books is checked, so that over time all of them are.
 
+Among them, that what the sample holds is what a replay of its events would make.
+
 Redis remembers where the last sample ended, and in which windows violations were found: those are looked at again
 each time until they are whole, so that what the metrics say lasts as long as the violation does.
 """

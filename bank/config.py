@@ -68,6 +68,13 @@ def _seed(text: str) -> str:
     return text.lower()
 
 
+def _keys(text: str) -> tuple[str, ...]:
+    keys = _list(text)
+    if not all(re.fullmatch(r"[0-9a-fA-F]{64}", key) for key in keys):
+        raise ValueError("must be keys of 64 hexadecimal digits, separated by commas")
+    return keys
+
+
 def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str) -> Any:
     return field(default=default, metadata={"env": env, "parse": parse, "help": help})
 
@@ -129,6 +136,12 @@ class Config:
         "",
         _seed,
         "Signs the blocks of the sealed log (Ed25519): a seed of 64 hexadecimal digits. Needed by `bank follow` alone.",
+    )
+    seal_public_keys: tuple[str, ...] = _setting(
+        "BANK_SEAL_PUBLIC_KEYS",
+        (),
+        _keys,
+        "Public keys whose seals are trusted besides that of `BANK_SEAL_KEY`, separated by commas: those of before it was changed.",
     )
     freeze_on_violation: bool = _setting(
         "BANK_FREEZE_ON_VIOLATION",

@@ -10,8 +10,8 @@ from bank import create_app
 from bank.audit import outcomes
 from bank.config import Config, ConfigError
 from bank.followers.runner import Gather, Inside, Runner
-from bank.proof import blocks
-from bank.proof.sealer import BLOCK_EVENTS, Sealer
+from bank.proof import keys
+from bank.proof.sealer import BLOCK_EVENTS, NAME, Sealer
 
 log = structlog.get_logger(__name__)
 
@@ -23,18 +23,21 @@ _SEAL_SECONDS = 1.0
 def command() -> None:
     """Seal the log of events into signed blocks, and keep up what else is made from it.
 
-    Keep one running, under a supervisor. A second one does no harm: it stands by. Needs BANK_SEAL_KEY.
+    Keep one running, under a supervisor. A second one does no harm: the two share the work. Needs BANK_SEAL_KEY.
     """
     try:
         config = Config.from_env()
-        key = blocks.signing_key(config)
+        if not config.seal_key:
+            raise ConfigError("The configuration is not usable:\n  BANK_SEAL_KEY: is required where the log is sealed")
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    key = keys.private_key(config.seal_key)
     app = create_app(config)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    runner = Runner([Inside("seal", Sealer(key).take, Gather(_SEAL_SECONDS, BLOCK_EVENTS)), Inside("audit", outcomes.take)])
+    sealer = Sealer(key, [bytes.fromhex(public_key) for public_key in config.seal_public_keys])
+    runner = Runner([Inside(NAME, sealer.take, Gather(_SEAL_SECONDS, BLOCK_EVENTS)), Inside("audit", outcomes.take)])
     with app.app_context():
-        log.info("following", public_key=blocks.public_bytes(key).hex())
+        log.info("following", public_key=keys.public_half(key).hex())
         runner.run(stop)

@@ -10,7 +10,7 @@ from bank import create_app
 from bank.config import Config, ConfigError
 from bank.db import reader
 from bank.errors import BankError
-from bank.followers.runner import lags
+from bank.followers.runner import COUNTED, lags
 
 
 @click.command("followers")
@@ -26,5 +26,7 @@ def command() -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for lag in found:
-        table.add_row(lag.name, f"{lag.position:,}", f"{lag.events:,}", f"{lag.seconds:.1f}")
+        table.add_row(
+            lag.name, f"{lag.position:,}", f"{lag.events:,}" if lag.events <= COUNTED else f"over {COUNTED:,}", f"{lag.seconds:.1f}"
+        )
     Console(highlight=False).print(table)

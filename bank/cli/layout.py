@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The file in the data directory by which `bank import` and others find the bank that runs, and what it tells them.
 NOTED = "environment.json"
-_TOLD = ("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SEAL_KEY", "BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES")
+_TOLD = (
+    *("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SEAL_PUBLIC_KEYS"),
+    *("BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES"),
+)
 
 
 def adopt(environ: MutableMapping[str, str]) -> None:
@@ -70,6 +73,22 @@ class Layout:
         """The file of the administrator's password, where it was not given."""
         return self.data_dir / "admin-password"
 
+    @property
+    def seal_key(self) -> str:
+        """The seed of the key that seals the log, made at the first start where it is not given."""
+        return self.given.get("BANK_SEAL_KEY") or secret(self.data_dir / "secrets" / "seal")
+
+    @property
+    def public_key(self) -> str:
+        """Its public half, in hexadecimal digits. Raises StartError when what was given is no key."""
+        # Here and not at the top: it is needed once, while PostgreSQL starts.
+        from bank.proof import keys
+
+        try:
+            return keys.public_half(keys.private_key(self.seal_key)).hex()
+        except ValueError as error:
+            raise StartError("BANK_SEAL_KEY must be 64 hexadecimal digits; use `openssl rand -hex 32`.") from error
+
     def note(self, environment: Mapping[str, str]) -> None:
         """Write down what the bank's other commands need to work on this bank; for the owner only, since it
         holds secrets."""
@@ -87,13 +106,14 @@ class Layout:
         return [server(self.data_dir) for name, server in replaceable if not self.given.get(name)]
 
     def environment(self, servers: list[Server]) -> dict[str, str]:
-        """What all processes are told. The administrator's password is not in it: only the migration gets that."""
-        environment = {name: value for name, value in self.given.items() if name != "BANK_ADMIN_PASSWORD"}
+        """What all processes are told. The administrator's password is not in it, only the migration gets that; nor the key that
+        seals the log, which only the follower gets."""
+        environment = {name: value for name, value in self.given.items() if name not in ("BANK_ADMIN_PASSWORD", "BANK_SEAL_KEY")}
         environment["BANK_ENV"] = environment.get("BANK_ENV") or "development"
         if environment["BANK_ENV"] == "development":
             environment["BANK_SELF_SERVICE_DEPOSITS"] = environment.get("BANK_SELF_SERVICE_DEPOSITS") or "true"
         environment["JWT_SECRET_KEY"] = environment.get("JWT_SECRET_KEY") or secret(self.data_dir / "secrets" / "jwt")
-        environment["BANK_SEAL_KEY"] = environment.get("BANK_SEAL_KEY") or secret(self.data_dir / "secrets" / "seal")
+        environment["BANK_SEAL_PUBLIC_KEYS"] = ",".join(filter(None, (environment.get("BANK_SEAL_PUBLIC_KEYS"), self.public_key)))
         for server in servers:
             environment["DATABASE_URL" if isinstance(server, Postgres) else "REDIS_URL"] = server.url
         return environment | {"PORT": str(self.port), "PROMETHEUS_MULTIPROC_DIR": str(self.metrics), "PYTHONUNBUFFERED": "1"}

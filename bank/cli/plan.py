@@ -74,7 +74,7 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
     ]
     follower = Service(
         "follower",
-        lambda: _python(["-m", "bank", "follow"], environment, layout.log("follower")),
+        lambda: _python(["-m", "bank", "follow"], {**environment, "BANK_SEAL_KEY": layout.seal_key}, layout.log("follower")),
         layout.log("follower"),
         WORKERS,
         STOP_SIGNALS[WORKERS],

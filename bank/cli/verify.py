@@ -13,16 +13,12 @@ from bank import create_app
 from bank.cli.progress import progress
 from bank.cli.trust import HELP, trusted
 from bank.config import Config, ConfigError
-from bank.db import reader
 from bank.errors import BankError
-from bank.proof import blocks
-from bank.proof.verification import Walked, head_of, walk
+from bank.proof import verification
+from bank.proof.verification import Walked
 
 # Exit codes: the log is not what was sealed; it could not be found out.
 CHANGED, UNKNOWN = 1, 2
-
-# How many faults are told; all are counted.
-_TOLD = 50
 
 
 class Unknown(click.ClickException):
@@ -38,37 +34,45 @@ def command(head: Path | None, keys: tuple[str, ...]) -> None:
     """Walk the chain of sealed blocks and hold every event against it.
 
     Finds events that were changed, removed, added or swapped, and blocks that are not what was signed or not chained. That the end of
-    log and chain was cut off is seen for certain only against a head that was kept where nobody could change it.
+    log and chain was cut off, or all of it made anew, is seen for certain only against a head that was kept where nobody could
+    change it. What is sealed meanwhile is not looked at.
 
     Exit code: 0 when all is as it was sealed, 1 when it is not (it is named), 2 when that could not be found out.
     """
     public_keys = trusted(keys)
     try:
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
-        kept = head_of(orjson.loads(head.read_bytes()), public_keys) if head else None
+        kept = _read(head, public_keys) if head else None
         started = time.monotonic()
         with app.app_context():
-            with reader() as session:
-                last = blocks.last_block(session)
-            with progress(last.last if last else 0) as watch:
-                walked = walk(public_keys, kept, lambda position: watch("Events", position))
-    except (OSError, ValueError) as error:
-        raise Unknown(f"{head}: {error}") from error
+            end = verification.head()
+            if not end.number and not end.sealed and kept is None:
+                raise Unknown("Nothing is sealed: there is nothing to verify by.")
+            with progress(end.last) as watch:
+                walked = verification.walk(end, public_keys, kept, lambda position: watch("Events", position))
     except (ConfigError, BankError) as error:
         raise Unknown(str(error)) from error
     _show(walked, time.monotonic() - started)
-    if walked.faults:
+    if walked.faults.count:
         click.get_current_context().exit(CHANGED)
+
+
+def _read(head: Path, public_keys: set[bytes]) -> str:
+    try:
+        return verification.head_of(orjson.loads(head.read_bytes()), public_keys)
+    except (OSError, ValueError) as error:
+        raise Unknown(f"{head}: {error}") from error
 
 
 def _show(walked: Walked, seconds: float) -> None:
     console = Console(highlight=False, markup=False)
-    for fault in walked.faults[:_TOLD]:
+    for fault in walked.faults.told:
         console.print(fault, soft_wrap=True)
-    if len(walked.faults) > _TOLD:
-        console.print(f"… and {len(walked.faults) - _TOLD:,} more.")
+    if more := walked.faults.count - len(walked.faults.told):
+        console.print(f"… and {more:,} more.")
     console.print(f"{walked.blocks:,} blocks with {walked.events:,} events in {seconds:.1f} s.")
     if walked.tail.since is not None:
         age = (datetime.now(UTC) - walked.tail.since).total_seconds()
-        console.print(f"{walked.tail.events:,} events are not sealed yet, the first for {age:.0f} s.")
-    console.print("CHANGED: the log is not what was sealed." if walked.faults else "The log is what was sealed.")
+        count = f"{walked.tail.events:,}" if walked.tail.events <= verification.COUNTED else f"Over {verification.COUNTED:,}"
+        console.print(f"{count} events are not sealed yet, the first for {age:.0f} s.")
+    console.print("CHANGED: the log is not what was sealed." if walked.faults.count else "The log is what was sealed.")

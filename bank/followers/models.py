@@ -1,11 +1,9 @@
 """How far each follower of the log has read."""
 
-from datetime import datetime
-
-from sqlalchemy import BigInteger, Text, func
+from sqlalchemy import BigInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bank.db import Base, Instant
+from bank.db import Base
 
 
 class Position(Base):
@@ -15,5 +13,3 @@ class Position(Base):
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    # When it last went on; a follower with nothing to read stays as it is.
-    moved_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())

@@ -142,7 +142,7 @@ def step(follower: Follower, last: int) -> int | None:
     return _inside(follower, last) if isinstance(follower, Inside) else _outside(follower, last)
 
 
-_MOVE = text("UPDATE followers SET position = :reached, moved_at = now() WHERE name = :name AND position = :position RETURNING position")
+_MOVE = text("UPDATE followers SET position = :reached WHERE name = :name AND position = :position RETURNING position")
 
 
 def _inside(follower: Inside, last: int) -> int | None:
@@ -167,9 +167,14 @@ def _outside(follower: Outside, last: int) -> int | None:
     return reached if moved else None
 
 
+# More events than these are not counted: whoever wants to know how far a follower is behind must not wait for it.
+COUNTED = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far a follower is behind: events it has not taken in, and for how many seconds the first of them waits."""
+    """How far a follower is behind: events it has not taken in (COUNTED + 1: more than COUNTED), and for how many seconds the first
+    of them waits."""
 
     name: str
     position: int
@@ -191,7 +196,8 @@ def lags(session: Session) -> list[Lag]:
     """Of every follower that has ever run, by name."""
     rows = session.execute(
         text(
-            f"""SELECT f.name, f.position, (SELECT count(*) FROM events e WHERE e.position > f.position), {_SECONDS}
+            f"""SELECT f.name, f.position,
+                       (SELECT count(*) FROM (SELECT FROM events e WHERE e.position > f.position LIMIT {COUNTED + 1}) e), {_SECONDS}
                   FROM followers f ORDER BY f.name"""
         )
     )

@@ -29,11 +29,13 @@ def sweep() -> list[int]:
     config: Config = current_app.config["BANK"]
     with reader() as session:
         waiting = {lane: (count, seconds) for lane, count, seconds in store.queue(session.connection())}
-        counters.seen(FollowersSeen(seconds_behind(session)))
     counters.seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
     lanes = [lane for lane, (_, seconds) in waiting.items() if seconds >= _UNHEARD_SECONDS]
     for lane in lanes:
         bells.ring(lane)
     if lanes:
         log.warning("lanes_swept", lanes=lanes)
+    # Last: whatever is wrong with it must not keep lanes from being rung for.
+    with reader() as session:
+        counters.seen(FollowersSeen(seconds_behind(session)))
     return lanes

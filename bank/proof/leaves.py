@@ -23,8 +23,11 @@ COLUMNS = """
 """What `leaf` reads of the events' table."""
 
 
+SALT_BYTES = 32
+
+
 class Part(NamedTuple):
-    """A part of an event that can be shown or kept closed."""
+    """A part of an event that can be shown or kept closed. The salt has SALT_BYTES, or the border to the content could be moved."""
 
     salt: bytes
     content: bytes
@@ -57,7 +60,7 @@ def leaf(row: Sequence[Any], secret: bytes) -> Leaf:
     position, stream_id, version, kind, schema, recorded_at, content, *origin = row
     # A keyed hash of twice the length of a salt: cut in two it gives one for each part.
     salts = blake2b(b"%d" % position, key=secret).digest()
-    data, where = Part(salts[:32], content.encode()), Part(salts[32:], orjson.dumps(origin))
+    data, where = Part(salts[:SALT_BYTES], content.encode()), Part(salts[SALT_BYTES:], orjson.dumps(origin))
     event = orjson.dumps(
         {
             "position": position,

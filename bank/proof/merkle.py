@@ -17,15 +17,30 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+Tree = Sequence[Sequence[bytes]]
+"""The hashes of a tree, level by level: its leaves first, its root last."""
+
+
+def grow(leaves: Sequence[bytes]) -> Tree:
+    """The tree over the hashes of its leaves, in their order, of which there is one at least."""
+    levels = [leaves]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        # Pairing from the left and taking a last single one up as it is gives the tree that the RFC splits at powers of two.
+        above = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
+        levels.append([*above, below[-1]] if len(below) % 2 else above)
+    return levels
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
-    """The tree's hash over the hashes of its leaves, in their order; of none, the hash of nothing."""
-    return _levels(leaves)[-1][0] if leaves else sha256(b"").digest()
+    """The tree's hash over the hashes of its leaves; of none, the hash of nothing."""
+    return grow(leaves)[-1][0] if leaves else sha256(b"").digest()
 
 
-def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
+def path(tree: Tree, index: int) -> list[bytes]:
     """The audit path (RFC 6962, 2.1.1) of the leaf number `index` (from 0): what `root_of` needs besides the leaf."""
     siblings = []
-    for level in _levels(leaves)[:-1]:
+    for level in tree[:-1]:
         if (sibling := index ^ 1) < len(level):
             siblings.append(level[sibling])
         index //= 2
@@ -52,14 +67,3 @@ def root_of(leaf: bytes, index: int, size: int, siblings: Sequence[bytes]) -> by
             found = node_hash(found, sibling)
         index, last = index // 2, last // 2
     return found if last == 0 else None
-
-
-def _levels(leaves: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """The tree from its leaves up to its root. Pairing from the left and taking a last single one up as it is gives the tree that
-    the RFC splits at powers of two."""
-    levels = [leaves]
-    while len(levels[-1]) > 1:
-        below = levels[-1]
-        above = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
-        levels.append([*above, below[-1]] if len(below) % 2 else above)
-    return levels

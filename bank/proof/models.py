@@ -1,11 +1,9 @@
 """The seals on the log."""
 
-from datetime import datetime
-
-from sqlalchemy import BigInteger, Integer, LargeBinary
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bank.db import Base, Instant
+from bank.db import Base
 
 
 class Block(Base):
@@ -15,14 +13,10 @@ class Block(Base):
 
     # 1, 2, 3, … without a gap.
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    # It holds every event behind the one position and up to the other.
-    after: Mapped[int] = mapped_column(BigInteger)
+    # Up to which position it holds every event; both numbers are in the header too.
     last: Mapped[int] = mapped_column(BigInteger, unique=True)
-    events: Mapped[int] = mapped_column(Integer)
-    # The root of the Merkle tree (RFC 6962) over the events, and the SHA-256 of the header of the block before.
-    root: Mapped[bytes] = mapped_column(LargeBinary)
-    previous: Mapped[bytes] = mapped_column(LargeBinary)
-    sealed_at: Mapped[datetime] = mapped_column(Instant)
+    # The signed text, to the byte (`bank.proof.blocks.Header`).
+    header: Mapped[str] = mapped_column(Text)
     # Ed25519 over the header, and the public key that it is to be checked with.
     signature: Mapped[bytes] = mapped_column(LargeBinary)
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
@@ -30,3 +24,5 @@ class Block(Base):
     secret: Mapped[bytes] = mapped_column(LargeBinary)
     # The hashes of the tree's leaves, one after the other: a receipt is made from them, and a changed event named by them.
     leaves: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("octet_length(secret) = 32", name="secret"),)

@@ -10,7 +10,7 @@ class BlockAnswer(Schema):
         metadata={
             "description": "JSON, to the byte as it is signed: the block's number, the position behind which it begins and where it ends, "
             "how many events it holds, the root of their Merkle tree (RFC 6962), the hash of the block before, and when it was sealed.",
-            "example": '{"number":17,"after":4000,"last":4711,"events":711,"root":"5dc9…","previous":"9f86…",'
+            "example": '{"number":17,"after":4000,"last":4711,"events":711,"root":"5dc9…","previous":"9f86…","secret":"2c26…",'
             '"sealed_at":"2026-01-31T12:00:00.000000Z"}',
         }
     )
@@ -36,7 +36,9 @@ class SealedEventAnswer(Schema):
         }
     )
     data = fields.Nested(PartAnswer, allow_none=True, metadata={"description": "What the event says; null where it is closed to you."})
-    origin = fields.Nested(PartAnswer, allow_none=True, metadata={"description": "Who asked, by which request and trace; for staff."})
+    origin = fields.Nested(
+        PartAnswer, allow_none=True, metadata={"description": "Who asked, by which request and trace; for auditors and admins."}
+    )
     index = fields.Integer(metadata={"description": "Which leaf of the block's tree it is, from 0.", "example": 709})
     path = fields.List(fields.String(), metadata={"description": "The audit path (RFC 6962, 2.1.1), from the leaf's sibling upward."})
     block = fields.Nested(BlockAnswer)

@@ -1,26 +1,43 @@
 """Walking the whole chain: is every event what was sealed, in its place, and none gone?"""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
+from hashlib import sha256
 from typing import Any
 
-import orjson
 from sqlalchemy import Row, select, text
+from sqlalchemy.orm import Session
 
 from bank.db import reader
-from bank.proof import blocks, leaves, merkle
+from bank.proof import blocks, keys, leaves, merkle, sealer
 from bank.proof.models import Block
 from bank.proof.receipts import split
 
-SEALER = "seal"
-"""The name of the follower that seals."""
+# How many faults are told, and how many events behind the chain are counted: no more than anybody reads.
+TOLD = 50
+COUNTED = 100_000
+
+
+@dataclass(slots=True)
+class Faults:
+    """What is not as it was sealed: the first TOLD as sentences, and how many there are."""
+
+    told: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, fault: str) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.told) < TOLD:
+            self.told.append(fault)
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What is not sealed yet: how many events, and when the first of them was recorded (None: there is none)."""
+    """What is not sealed yet: how many events (COUNTED + 1: more than COUNTED), and when the first of them was recorded (None: there
+    is none)."""
 
     events: int
     since: datetime | None
@@ -28,60 +45,71 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a walk found: how many blocks and events it saw, every fault as a sentence, and what lies behind the chain."""
+    """What a walk found: how many blocks and events it saw, every fault, and what lies behind the chain."""
 
     blocks: int
     events: int
-    faults: list[str]
+    faults: Faults
     tail: Tail
 
 
-def head_of(document: Any, public_keys: Collection[bytes]) -> dict[str, Any]:
-    """The header of a head that `GET /events/head` gave, checked. Raises ValueError when it is none, or not signed by one of the keys."""
+def head_of(document: Any, trusted: Collection[bytes]) -> str:
+    """The header of a head that `GET /events/head` gave. Raises ValueError when it is none, or not signed by a key that is trusted."""
     try:
-        signed, public_key = document["header"].encode(), bytes.fromhex(document["public_key"])
-        good = public_key in public_keys and blocks.is_signed(signed, bytes.fromhex(document["signature"]), public_key)
-        header: dict[str, Any] = orjson.loads(signed)
-        int(header["number"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        header, signature = document["header"], bytes.fromhex(document["signature"])
+        if not keys.is_signed(header, signature, bytes.fromhex(document["public_key"]), trusted):
+            raise ValueError("It is not signed with a key that is trusted.")
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"It is not a head: {type(error).__name__} {error}") from error
-    if not good:
-        raise ValueError("It is not signed with a key that is trusted.")
-    return header
+    blocks.parse(header)
+    return str(header)
 
 
-def walk(public_keys: Collection[bytes], head: Mapping[str, Any] | None, watch: Callable[[int], None]) -> Walked:
-    """Check every block and every sealed event, from the first to the last that there is now.
+_HEAD = text(
+    """SELECT COALESCE((SELECT max(number) FROM blocks), 0) AS number, COALESCE((SELECT max(last) FROM blocks), 0) AS last,
+              COALESCE((SELECT position FROM followers WHERE name = :sealer), 0) AS sealed"""
+)
 
-    `head` is a header that was kept elsewhere: the chain must hold it. `watch` is told the position reached.
+
+def head() -> Row[Any]:
+    """The number and the end of the newest block (0 where there is none), and the position up to which the sealer went, at one moment."""
+    with reader() as session:
+        return session.execute(_HEAD, {"sealer": sealer.NAME}).one()
+
+
+def walk(end: Row[Any], trusted: Collection[bytes], kept: str | None, watch: Callable[[int], None]) -> Walked:
+    """Check every block and every sealed event, from the first up to `end`, which is what `head()` gave.
+
+    `kept` is a header that was kept elsewhere: the chain must hold it. `watch` is told the position reached. What is sealed meanwhile
+    is not looked at.
     """
-    with reader() as session:
-        end = blocks.last_block(session)
-    last_number, last = (end.number, end.last) if end else (0, 0)
-    faults: list[str] = []
-    before, seen, events = None, 0, 0
-    kept = None
-    for block in _blocks(last_number):
-        faults += _faults_of_chain(block, before, public_keys)
-        with reader() as session:
-            rows = session.connection().exec_driver_sql(_EVENTS, (block.after if block.number > 1 else _BEFORE_ALL, block.last)).fetchall()
-        faults += _faults_of_events(block, rows)
-        if head is not None and block.number == head["number"]:
-            kept = blocks.header(block)
-        before, seen, events = block, seen + 1, events + len(rows)
+    faults = Faults()
+    wanted = blocks.parse(kept).number if kept is not None else None
+    before: Block | None = None
+    found: str | None = None
+    seen = events = 0
+    for block in _blocks(end.number):
+        if block.number == wanted:
+            found = block.header
+        seen += 1
+        events += _check(block, before, trusted, faults)
+        before = block
         watch(block.last)
-    faults += _faults_of_end(last, head, kept)
     with reader() as session:
-        tail = session.execute(
-            text("SELECT count(*), min(recorded_at) FROM events WHERE position > :last AND position > 0"), {"last": last}
-        ).one()
-    return Walked(seen, events, faults, Tail(*tail))
+        if kept is not None and found is None and wanted is not None:
+            # A head may have been kept of a block that was sealed since the walk began.
+            newer = session.get(Block, wanted)
+            found = newer.header if newer is not None else None
+        tail = _tail(session)
+    # The sealer stores both in one transaction, and stands at an event.
+    if end.sealed > end.last:
+        faults.add(f"The sealer went up to position {end.sealed}, and the chain ends at {end.last}: its end was cut off.")
+    if kept is not None and found is None:
+        faults.add(f"The chain does not hold block {wanted} of the head that was kept: its end was cut off.")
+    elif found != kept:
+        faults.add(f"Block {wanted} is not that of the head that was kept: the chain was made anew.")
+    return Walked(seen, events, faults, tail)
 
-
-_EVENTS = f"SELECT {leaves.COLUMNS} FROM events WHERE position > %s AND position <= %s ORDER BY position"
-
-# The first block is made of everything up to its end: no position lies before it.
-_BEFORE_ALL = -(2**63)
 
 _BLOCKS_AT_ONCE = 20
 
@@ -98,54 +126,78 @@ def _blocks(last_number: int) -> Iterator[Block]:
         number = rows[-1].number
 
 
-def _faults_of_chain(block: Block, before: Block | None, public_keys: Collection[bytes]) -> list[str]:
-    faults = []
+_EVENTS = f"SELECT {leaves.COLUMNS} FROM events WHERE position > %s AND position <= %s ORDER BY position"
+
+# The first block is made of everything up to its end: no position lies before it.
+_BEFORE_ALL = -(2**63)
+
+
+def _check(block: Block, before: Block | None, trusted: Collection[bytes], faults: Faults) -> int:
+    """Hold a block against its signature, the one before and its events; how many these are."""
+    if not keys.is_signed(block.header, block.signature, block.public_key, trusted):
+        known = block.public_key in trusted
+        faults.add(
+            f"The signature of block {block.number} is wrong: its header was changed."
+            if known
+            else f"Block {block.number} is signed with a key that is not trusted, {block.public_key.hex()}."
+        )
+    try:
+        header = blocks.parse(block.header)
+    except ValueError as error:
+        faults.add(f"Block {block.number} cannot be read: {error}")
+        return 0
+    _check_chain(block, header, before, faults)
+    with reader() as session:
+        low = header.after if header.number > 1 else _BEFORE_ALL
+        rows = session.connection().exec_driver_sql(_EVENTS, (low, header.last)).fetchall()
+    if sha256(block.secret).hexdigest() != header.secret:
+        faults.add(f"The secret of block {block.number} was changed: its events cannot be looked at.")
+        return len(rows)
+    _check_events(block, header, rows, faults)
+    return len(rows)
+
+
+def _check_chain(block: Block, header: blocks.Header, before: Block | None, faults: Faults) -> None:
+    if (block.number, block.last) != (header.number, header.last):
+        faults.add(f"Block {block.number} is filed as another than it is, which is {header.number}.")
     expected = before.number + 1 if before else 1
     if block.number != expected:
-        faults.append(f"Blocks {expected} to {block.number - 1} are gone.")
-    elif block.previous != (blocks.header(before).hash() if before else blocks.BEFORE_ALL):
-        faults.append(f"Block {block.number} is not chained to the one before.")
-    if block.after != (before.last if before else 0) and block.number == expected:
-        faults.append(f"Block {block.number} does not begin where the one before ends.")
-    if block.public_key not in public_keys:
-        faults.append(f"Block {block.number} is signed with a key that is not trusted, {block.public_key.hex()}.")
-    elif not blocks.is_signed(blocks.header(block).to_bytes(), block.signature, block.public_key):
-        faults.append(f"The signature of block {block.number} is wrong: its header was changed.")
-    return faults
+        faults.add(f"Blocks {expected} to {block.number - 1} are gone.")
+    elif header.previous != (blocks.header_hash(before.header) if before else blocks.BEFORE_ALL):
+        faults.add(f"Block {block.number} is not chained to the one before.")
+    elif header.after != (before.last if before else 0):
+        faults.add(f"Block {block.number} does not begin where the one before ends.")
 
 
-def _faults_of_events(block: Block, rows: Sequence[Row[Any]]) -> list[str]:
-    """What is wrong with the events of a block. Its stored leaves tell which; its root, which is signed, tells whether."""
+def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]], faults: Faults) -> None:
+    """Hold the events of a block against its stored leaves, which tell which is wrong, and these against the signed root."""
+    sealed = split(block.leaves)
+    if merkle.root(sealed).hex() != header.root or len(sealed) != header.events:
+        faults.add(f"The leaves of block {block.number} were changed: which of its events were cannot be told.")
+        sealed = []
     found = [leaves.leaf(row, block.secret) for row in rows]
-    hashes, sealed = [leaf.hash for leaf in found], split(block.leaves)
-    if merkle.root(sealed) != block.root:
-        same = merkle.root(hashes) == block.root
-        return [f"Block {block.number}: {'its leaves were' if same else 'its leaves or its secret, and its events, were'} changed."]
-    if hashes == sealed and len(hashes) == block.events:
-        return []
-    faults = []
+    hashes = [leaf.hash for leaf in found]
+    if not sealed and (merkle.root(hashes).hex(), len(hashes)) != (header.root, header.events):
+        faults.add(f"Block {block.number}: its events are not what was sealed.")
+    if not sealed or hashes == sealed:
+        return
     for what, low, high, first, end in SequenceMatcher(None, sealed, hashes, autojunk=False).get_opcodes():
         if what == "equal":
             continue
-        faults += [f"Block {block.number}: event {leaf.position} is not what was sealed." for leaf in found[first:end]]
+        for leaf in found[first:end]:
+            faults.add(f"Block {block.number}: event {leaf.position} is not what was sealed.")
         if (gone := (high - low) - (end - first)) > 0:
-            where = f"behind position {found[end - 1].position if end else block.after}"
-            faults.append(f"Block {block.number}: {gone} sealed {'event is' if gone == 1 else 'events are'} gone, {where}.")
-    return faults
+            where = f"behind position {found[end - 1].position if end else header.after}"
+            faults.add(f"Block {block.number}: {gone} sealed {'event is' if gone == 1 else 'events are'} gone, {where}.")
 
 
-def _faults_of_end(last: int, head: Mapping[str, Any] | None, kept: blocks.Header | None) -> list[str]:
-    """Whether the chain ends where it once ended."""
-    faults = []
-    with reader() as session:
-        sealed = session.execute(text("SELECT position FROM followers WHERE name = :name"), {"name": SEALER}).scalar_one_or_none() or 0
-        newest = session.execute(
-            text("SELECT count(*) FROM events WHERE position > :last AND position <= :sealed"), {"last": last, "sealed": sealed}
-        ).scalar_one()
-    if newest:
-        faults.append(f"The sealer went up to position {sealed}, and the chain ends at {last}: its end was cut off.")
-    if head is not None and kept is None:
-        faults.append(f"The chain does not hold block {head['number']} of the head that was kept: its end was cut off.")
-    elif head is not None and kept is not None and orjson.loads(kept.to_bytes()) != dict(head):
-        faults.append(f"Block {head['number']} is not that of the head that was kept: the chain was made anew.")
-    return faults
+def _tail(session: Session) -> Tail:
+    """What is not sealed now, which may be less than when the walk began."""
+    row = session.execute(
+        text(
+            f"""SELECT count(*), min(recorded_at)
+                  FROM (SELECT recorded_at FROM events
+                         WHERE position > COALESCE((SELECT max(last) FROM blocks), 0) ORDER BY position LIMIT {COUNTED + 1}) e"""
+        )
+    ).one()
+    return Tail(*row)

@@ -269,8 +269,8 @@ def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
     return {**store.present(row), "entries": [store.present_entry(entry, viewer_id) for entry in entries]}
 
 
-def receipt(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
-    """The proof that it is in the sealed log, for staff (`viewer_id` None) or one of its parties.
+def receipt(transaction_id: str, viewer_id: str | None, *, origin: bool) -> dict[str, Any]:
+    """The proof that it is in the sealed log, for staff (`viewer_id` None) or one of its parties; `origin` shows who asked for it.
 
     Raises NotFound, NotSealed and NotAsSealed.
     """
@@ -278,7 +278,7 @@ def receipt(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
         row = store.get(session, transaction_id)
         if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
             raise NotFound
-        return receipts.make(session, transaction_id, whole=viewer_id is None)
+        return receipts.make(session, transaction_id, balances=viewer_id is None, origin=origin)
 
 
 def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[Any]]:

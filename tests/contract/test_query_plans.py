@@ -38,8 +38,8 @@ _FILL = (
     """INSERT INTO events (stream_id, version, type, data, recorded_at)
        SELECT id, 1, 'TransactionSubmitted', '{}', at FROM planned""",
     # The log is sealed up to the event of the transaction that is read; the block that holds it is sealed by the sealer.
-    """INSERT INTO blocks (number, after, last, events, root, previous, sealed_at, signature, public_key, secret, leaves)
-       SELECT n, (n - 1) * 1000, n * 1000, 1000, '', '', now(), '', '', '', '' FROM generate_series(1, 249) n""",
+    """INSERT INTO blocks (number, last, header, signature, public_key, secret, leaves)
+       SELECT n, n * 1000, '{}', '', '', sha256(''), '' FROM generate_series(1, 249) n""",
     """INSERT INTO audit_logs (entity_type, entity_id, action, details, created_at)
        SELECT 'transaction', id, 'transaction.transfer', '{}', at FROM planned""",
     """INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)

@@ -185,6 +185,17 @@ def test_of_two_runners_one_takes_an_event_in(notes: Notes, app: Flask) -> None:
     assert notes.noted() == expected
 
 
+def test_of_two_that_send_the_slower_does_not_take_the_position_back(notes: Notes) -> None:
+    first, second = append_and_commit(), append_and_commit()
+
+    def overtaken(after: int, last: int) -> int:
+        assert step(Outside(notes.name, notes.send), second) == second
+        return first
+
+    assert step(Outside(notes.name, overtaken), first) is None
+    assert position(notes.name) == second
+
+
 def test_one_that_fails_does_not_hold_up_the_others(notes: Notes, name: str) -> None:
     first = append_and_commit()
     failures: list[int] = []

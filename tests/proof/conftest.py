@@ -11,14 +11,14 @@ from sqlalchemy import text
 
 from bank.db import reader
 from bank.followers.runner import Inside, register, step
-from bank.proof import blocks
+from bank.proof import keys
 from bank.proof.sealer import Sealer
 from tests.books import Books, small_books
 from tests.processes import query
 
 SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(SEED))
-PUBLIC_KEY = blocks.public_bytes(KEY)
+PUBLIC_KEY = keys.public_half(KEY)
 
 
 def seal_up_to(app: Flask, last: int) -> None:

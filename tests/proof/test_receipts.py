@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ def test_it_tells_what_happened_to_the_transaction(sealed_books: Sealed, receipt
     assert [event.origin for event in proven] == [[event["actor_id"], event["request_id"], event["trace_id"]] for event in asked]
 
 
-def by_hand(receipt: Any, directory: Path, key: str = PUBLIC_KEY.hex()) -> tuple[int, str]:
+def by_hand(receipt: Any, directory: Path, key: str = PUBLIC_KEY.hex(), options: Sequence[str] = ("-I",)) -> tuple[int, str]:
     """What the stand-alone script makes of it. It must not know the bank."""
     (directory / "receipt.json").write_text(receipt if isinstance(receipt, str) else json.dumps(receipt))
-    arguments = [sys.executable, "-I", str(SCRIPT), str(directory / "receipt.json"), key]
+    arguments = [sys.executable, *options, str(SCRIPT), str(directory / "receipt.json"), key]
     done = subprocess.run(arguments, cwd=directory, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
@@ -70,7 +70,8 @@ def checker(request: pytest.FixtureRequest) -> Checker:
 def test_both_checkers_prove_it(receipt: dict[str, Any], checker: Checker, tmp_path: Path) -> None:
     code, output = checker(receipt, tmp_path)
     assert code == 0, output
-    assert output.splitlines()[-1] == f"Proven: transaction {receipt['transaction_id']}."
+    last = f"Proven: transaction {receipt['transaction_id']} was rolled back, in whole or in part. What came later is not in a receipt."
+    assert output.splitlines()[-1] == last
     assert '"amount":3000' in output.replace(" ", "")
 
 
@@ -95,7 +96,19 @@ def test_neither_believes_a_key_because_the_receipt_names_it(receipt: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "null", "[]", "{}", '"receipt"', '{"receipt": 2}', '{"receipt": 1, "events": []}', '{"receipt": 1, "events": [1]}']
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '"receipt"',
+        '{"receipt": 2}',
+        '{"receipt": 1, "events": []}',
+        '{"receipt": 1, "events": [1]}',
+    ],
 )
 def test_neither_falls_over_what_is_no_receipt(content: str, checker: Checker, tmp_path: Path) -> None:
     code, output = checker(content, tmp_path)
@@ -148,6 +161,29 @@ def test_the_script_finds_each_kind_of_change_too(receipt: dict[str, Any], tmp_p
         assert code == 1 and "NOT PROVEN" in output, path
 
 
+def test_the_script_checks_with_optimizations_too(receipt: dict[str, Any], tmp_path: Path) -> None:
+    forged = json.loads(json.dumps(receipt))
+    forged["events"][0]["data"]["content"] = forged["events"][0]["data"]["content"].replace("3000", "9000")
+    for options in (["-O"], ["-OO"]):
+        assert by_hand(forged, tmp_path, options=options)[0] == 1
+        assert by_hand(receipt, tmp_path, options=options)[0] == 0
+
+
+def test_what_is_proven_is_said_of_the_last_event_that_is_there(receipt: dict[str, Any], checker: Checker, tmp_path: Path) -> None:
+    told = ["was asked for; nothing is proven of what became of it", "was posted", "was rolled back, in whole or in part"]
+    for count, outcome in enumerate(told, 1):
+        code, output = checker({**receipt, "events": receipt["events"][:count]}, tmp_path)
+        assert code == 0 and f" {outcome}. What came later is not in a receipt." in output
+
+
+def test_a_salt_of_another_length_is_none(receipt: dict[str, Any], checker: Checker, tmp_path: Path) -> None:
+    moved = json.loads(json.dumps(receipt))
+    part = moved["events"][0]["data"]
+    part["salt"], part["content"] = part["salt"] + part["content"].encode()[:1].hex(), part["content"][1:]
+    code, output = checker(moved, tmp_path)
+    assert code == 1 and "NOT PROVEN" in output
+
+
 def test_events_cannot_be_left_out_at_the_front_added_or_exchanged(receipt: dict[str, Any]) -> None:
     first, second, third = receipt["events"]
     for events in ([second, third], [first, third], [second, first], [first, first], [first, second, third, third]):
@@ -198,6 +234,19 @@ def test_a_pending_transaction_has_a_receipt_once_it_is_sealed(sealed_books: Sea
     assert [event.type for event in check(books.teller.get(f"/transactions/{books.pending}/receipt"), [PUBLIC_KEY])] == [
         "TransactionSubmitted"
     ]
+
+
+def test_a_teller_sees_balances_and_not_who_asked(sealed_app, teller: Person, auditor: Person, alice: Person, funded, post_all) -> None:
+    sent = teller.post("/transactions/debit", {"account_id": funded(alice), "amount": "1.00", "currency": "USD"}).json["id"]
+    post_all()
+    seal_up_to(sealed_app, last_position(sealed_app))
+    assert hidden(teller.get(f"/transactions/{sent}/receipt").json) == [(False, True), (False, True)]
+    assert hidden(auditor.get(f"/transactions/{sent}/receipt").json) == [(False, False), (False, False)]
+
+
+def test_no_receipt_is_given_of_a_block_that_cannot_be_read(sealed: Sealed) -> None:
+    sealed.harm("UPDATE blocks SET header = 'x'")
+    assert sealed.books.teller.get(f"/transactions/{sealed.books.failed}/receipt")["code"] == "not_as_sealed"
 
 
 def test_no_receipt_is_given_of_an_event_that_was_changed(sealed: Sealed) -> None:

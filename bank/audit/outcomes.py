@@ -1,7 +1,8 @@
 """The follower that puts into the audit log what the ledger decided against, and what was taken back.
 
 A person's act is written with its effect, in one transaction. These two are nobody's act but follow from one, so they are
-read from the log of events: posting does not wait for them. What was simply posted is not repeated here.
+read from the log of events: posting does not wait for them. What was simply posted is not repeated here. They bear the time of
+the event, so such a row comes a moment after its time, and longer after it where nobody followed the log.
 """
 
 from sqlalchemy import text

@@ -117,7 +117,8 @@ def get_head() -> Response:
 def list_audit_logs(query: dict[str, Any]) -> Response:
     """List what people did, newest first
 
-    With `Accept: text/csv` or `application/x-ndjson` all that match, whatever the `limit`. A cell that a spreadsheet would take for
+    Refusals and rollbacks (`transaction.failed`, `transaction.rolled_back`) are added a moment after their time. With `Accept: text/csv` or
+    `application/x-ndjson` all that match, whatever the `limit`. A cell that a spreadsheet would take for
     a formula begins with an apostrophe. An answer that breaks off without its last chunk is not complete.
     """
     filters, before = _filters(query), paging.after(query)

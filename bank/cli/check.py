@@ -20,6 +20,10 @@ VIOLATED, UNKNOWN = 1, 2
 _SHOWN = 5
 
 
+# Columns of text; wider than any row.
+_WIDE = 1_000
+
+
 class Unknown(click.ClickException):
     """Not every check could be made."""
 
@@ -59,6 +63,9 @@ def command() -> None:
     except (ConfigError, BankError) as error:
         raise Unknown(str(error)) from error
     console = Console()
+    if not console.is_terminal:
+        # A file or a pipe has no width; an id that is cut is of no use there.
+        console.width = _WIDE
     console.print(table)
     if broken:
         console.print(f"VIOLATED: {', '.join(broken)}. What to do: docs/runbooks/invariant-violated.md", soft_wrap=True)

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.exc import DBAPIError
 
 from bank import create_app
 from bank.cli.progress import progress
@@ -62,6 +63,9 @@ def command(check: bool, swaps: bool) -> None:
                 console.print(f"Swapped. Writers waited for at most {swap(position):.3f} s.")
                 if broken := finish():
                     raise Unknown(f"Constraints do not hold on the swapped tables: {', '.join(broken)}")
+    except DBAPIError as error:
+        # An event that was changed may be nothing that a table can hold.
+        raise Unknown(f"The events cannot be brought into the tables: {error.orig}") from error
     except (ConfigError, BankError, UnknownEventError) as error:
         raise Unknown(str(error)) from error
     if check and any(table.different for table in compared):

@@ -174,7 +174,7 @@ COUNTED = 100_000
 @dataclass(frozen=True, slots=True)
 class Lag:
     """How far a follower is behind: events it has not taken in (COUNTED + 1: more than COUNTED), and for how many seconds the first
-    of them waits."""
+    of them waits (infinite: it stands behind the end of the log)."""
 
     name: str
     position: int
@@ -182,13 +182,18 @@ class Lag:
     seconds: float
 
 
-# For how many seconds the first event behind a follower's position has been there.
-_SECONDS = """COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
-                          FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0)"""
+# For how many seconds the first event behind a follower's position has been there. One that stands behind the end of the log was
+# put there by somebody, and would never move again.
+_SECONDS = """CASE WHEN f.position > (SELECT COALESCE(max(position), 0) FROM events) THEN 'infinity' ELSE
+              COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
+                          FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0) END"""
 
 
 def seconds_behind(session: Session) -> dict[str, float]:
-    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits."""
+    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits.
+
+    Infinite for one that stands behind the end of the log.
+    """
     return {row.name: row.seconds for row in session.execute(text(f"SELECT f.name, {_SECONDS} AS seconds FROM followers f"))}
 
 

@@ -89,6 +89,9 @@ def walk(end: Row[Any], trusted: Collection[bytes], kept: str | None, watch: Cal
     found: str | None = None
     seen = events = 0
     for block in _blocks(end.number):
+        if block.number < 1:
+            faults.add(f"Block {block.number} is not one that was sealed.")
+            continue
         if block.number == wanted:
             found = block.header
         seen += 1
@@ -113,9 +116,13 @@ def walk(end: Row[Any], trusted: Collection[bytes], kept: str | None, watch: Cal
 
 _BLOCKS_AT_ONCE = 20
 
+# Less than any number of a block or position of an event.
+_BEFORE_ALL = -(2**63)
+
 
 def _blocks(last_number: int) -> Iterator[Block]:
-    number = 0
+    # From below 1: a block that is numbered so is nobody's.
+    number = _BEFORE_ALL
     while number < last_number:
         with reader() as session:
             wanted = select(Block).where(Block.number > number, Block.number <= last_number).order_by(Block.number)
@@ -127,9 +134,6 @@ def _blocks(last_number: int) -> Iterator[Block]:
 
 
 _EVENTS = f"SELECT {leaves.COLUMNS} FROM events WHERE position > %s AND position <= %s ORDER BY position"
-
-# The first block is made of everything up to its end: no position lies before it.
-_BEFORE_ALL = -(2**63)
 
 
 def _check(block: Block, before: Block | None, trusted: Collection[bytes], faults: Faults) -> int:
@@ -148,6 +152,7 @@ def _check(block: Block, before: Block | None, trusted: Collection[bytes], fault
         return 0
     _check_chain(block, header, before, faults)
     with reader() as session:
+        # The first block is made of everything up to its end.
         low = header.after if header.number > 1 else _BEFORE_ALL
         rows = session.connection().exec_driver_sql(_EVENTS, (low, header.last)).fetchall()
     if sha256(block.secret).hexdigest() != header.secret:

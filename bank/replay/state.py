@@ -25,6 +25,7 @@ from bank.events.types import (
     UnknownEventError,
     UserRegistered,
 )
+from bank.money import exponent
 
 READ = """
     SELECT position, type, schema, stream_id::text,
@@ -101,6 +102,8 @@ class State:
         self.completed += 1
         for account_id, version, _, balance in entries:
             account = self._account(position, account_id)
+            if type(version) is not int or type(balance) is not int:
+                raise BrokenLogError(f"Event {position} has an entry that is no whole number.")
             # A moment of time may leave an older posting for last.
             if version > account.version:
                 account.version, account.balance = version, balance
@@ -122,6 +125,7 @@ class State:
             case UserRegistered():
                 self.users += 1
             case AccountOpened():
+                exponent(event.currency)
                 limit = 0 if event.kind == "customer" else None
                 self.accounts[stream_id] = Account(event.user_id, event.currency, event.kind, event.name, "active", limit, 0, 0)
             case AccountChanged():

@@ -1,5 +1,6 @@
 """Followers of the log: every event, in order, none skipped; once where their effects are in the database."""
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from bank.cli.followers import command
 from bank.db import reader, unit_of_work
-from bank.followers.runner import Gather, Inside, Outside, Runner, lags, register, step
+from bank.followers.runner import Gather, Inside, Outside, Runner, lags, register, seconds_behind, step
 from bank.processing.tasks import sweep
 from bank.web.context import new_id
 from tests.conftest import open_transaction
@@ -223,6 +224,14 @@ def test_events_may_gather_for_a_follower_that_lets_them(notes: Notes) -> None:
     follow(runner)
     assert notes.noted() == [first]
     wait_until(lambda: (follow(runner), notes.noted() == [first, second])[1], "the second is taken in")
+
+
+def test_one_that_was_put_behind_the_end_of_the_log_is_infinitely_late(notes: Notes) -> None:
+    append_and_commit()
+    with unit_of_work() as session:
+        session.execute(text("UPDATE followers SET position = position + 1000000 WHERE name = :name"), {"name": notes.name})
+    with reader() as session:
+        assert seconds_behind(session)[notes.name] == math.inf
 
 
 def test_as_many_events_as_are_enough_wait_for_nothing(notes: Notes) -> None:

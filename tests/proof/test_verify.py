@@ -77,6 +77,7 @@ HARM = {
     """UPDATE blocks SET leaves = sha256('x') WHERE number = 2; UPDATE events SET data = '{}'
         WHERE position = 6""": "Block 2: its events are not what was sealed",
     "UPDATE blocks SET secret = sha256('x') WHERE number = 2": "The secret of block 2 was changed",
+    "INSERT INTO blocks SELECT -1, -1, header, signature, public_key, secret, leaves FROM blocks WHERE number = 1": "Block -1 is not one",
     "DELETE FROM blocks; DELETE FROM events": "the chain ends at 0: its end was cut off",
 }
 

@@ -204,6 +204,18 @@ def test_an_event_that_this_version_cannot_read_stops_the_rebuild(bank: Bank, ha
     assert rebuild(bank, "--check")[0] == 0
 
 
+def test_an_event_that_no_table_can_hold_ends_the_rebuild_without_a_traceback(bank: Bank, harm: Harm) -> None:
+    harm(
+        "CREATE TABLE kept AS SELECT position, data FROM events; UPDATE events SET data = '{\"entries\":[[1,\"x\",null]]}' WHERE type = 'TransactionCompleted'"
+    )
+    try:
+        code, output = rebuild(bank, "--check")
+    finally:
+        harm("UPDATE events e SET data = kept.data FROM kept WHERE kept.position = e.position; DROP TABLE kept")
+    assert code == 2 and "cannot be brought into the tables" in output, output
+    assert rebuild(bank, "--check")[0] == 0
+
+
 def test_two_rebuilds_at_once_do_not_meet(bank: Bank) -> None:
     with create_app(Config.from_env(bank.environ)).app_context(), shadow.alone():
         code, output = rebuild(bank, "--check")

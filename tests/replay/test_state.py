@@ -236,6 +236,20 @@ def test_an_event_that_has_lost_its_shape_is_named(data: str) -> None:
         State().apply([(17, "TransactionCompleted", 1, new_id(), data)])
 
 
+@pytest.mark.parametrize("entry", ["1, 5, 0.5", '1, 5, "5"', "1.0, 5, 5", "true, 5, 5", "1, 5, null"])
+def test_an_entry_that_is_no_whole_number_is_named(entry: str) -> None:
+    state, account_id = State(), new_id()
+    state.accounts[account_id] = Account(None, "USD", "customer", None, "active", 0, 0, 0)
+    with pytest.raises(BrokenLogError, match="Event 17"):
+        state.apply([(17, "TransactionCompleted", 1, new_id(), f'{{"entries":[["{account_id}", {entry}]]}}')])
+
+
+def test_an_account_in_no_currency_is_named() -> None:
+    opened = '{"user_id":null,"currency":"XXQ","kind":"outside","name":null,"is_default":false}'
+    with pytest.raises(BrokenLogError, match="Event 17"):
+        State().apply([(17, "AccountOpened", 1, new_id(), opened)])
+
+
 def test_an_older_posting_that_comes_last_changes_nothing() -> None:
     state, account_id = State(), new_id()
     state.accounts[account_id] = Account(None, "USD", "customer", None, "active", 0, 0, 0)

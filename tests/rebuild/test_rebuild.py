@@ -206,7 +206,8 @@ def test_an_event_that_this_version_cannot_read_stops_the_rebuild(bank: Bank, ha
 
 def test_an_event_that_no_table_can_hold_ends_the_rebuild_without_a_traceback(bank: Bank, harm: Harm) -> None:
     harm(
-        "CREATE TABLE kept AS SELECT position, data FROM events; UPDATE events SET data = '{\"entries\":[[1,\"x\",null]]}' WHERE type = 'TransactionCompleted'"
+        """CREATE TABLE kept AS SELECT position, data FROM events;
+           UPDATE events SET data = '{"entries":[[1,"x",null]]}' WHERE type = 'TransactionCompleted'"""
     )
     try:
         code, output = rebuild(bank, "--check")

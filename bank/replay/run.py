@@ -24,9 +24,6 @@ _PART = 20_000
 _SNAPSHOT_EVERY = 250_000
 _SNAPSHOTS_KEPT = 10
 
-# How long older transactions are waited for. Those of the bank are over in less, or ended by the database.
-_PATIENCE_SECONDS = 10.0
-
 Until = int | datetime | None
 """Up to which moment: a position, its event included; a time, all that was recorded by then; None for now."""
 
@@ -46,7 +43,7 @@ def goal(until: Until) -> Goal:
     order. Raises Unprocessable for a position that is not there yet, and Unavailable when a transaction runs
     for too long.
     """
-    end = settled(_PATIENCE_SECONDS)
+    end = settled()
     if not isinstance(until, int):
         return Goal(end, until)
     if until > end:

@@ -13,7 +13,7 @@ from bank.db import fetch, reader, unit_of_work
 from bank.errors import BankError, Unprocessable
 from bank.events.horizon import settled
 from bank.events.types import TransactionSubmitted
-from bank.replay.state import READ, State, code
+from bank.replay.state import READ, DamagedError, State, code
 
 log = structlog.get_logger(__name__)
 
@@ -103,15 +103,25 @@ _NEWEST = text(
 
 
 def _newest(goal: Goal) -> _Reading | None:
-    with reader() as session:
-        found = session.execute(_NEWEST, {"code": code(), "end": goal.position, "moment": goal.time}).one_or_none()
-    return None if found is None else _Reading(State.restore(found.state), found.position, found.recorded_until)
+    """The newest snapshot that may be used and is not damaged; one that is stays until a replay comes by and writes it anew."""
+    end = goal.position
+    while True:
+        with reader() as session:
+            found = session.execute(_NEWEST, {"code": code(), "end": end, "moment": goal.time}).one_or_none()
+        if found is None:
+            return None
+        try:
+            return _Reading(State.restore(found.state), found.position, found.recorded_until)
+        except DamagedError as error:
+            log.warning("snapshot_damaged", position=found.position, error=str(error))
+            end = found.position - 1
 
 
 _KEEP = text(
     """
     INSERT INTO snapshots (position, code, recorded_until, state) VALUES (:position, :code, :recorded_until, :state)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (position, code) DO UPDATE
+       SET recorded_until = excluded.recorded_until, state = excluded.state, created_at = excluded.created_at
     """
 )
 

@@ -1,5 +1,6 @@
 """Where a replay may start from, and where it must not."""
 
+import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -82,6 +83,39 @@ def test_what_other_code_made_is_not_used(books: Books) -> None:
     state, steps = replayed()
     assert steps[0] == 0
     assert told(state) == told(whole)
+
+
+DAMAGED = [
+    b"",
+    b"garbage",
+    State().dump()[:-1],
+    *(zlib.compress(each) for each in (
+        b"", b"\xff", b"{}", b"5", b"[[0, 0, 0, 0]]", b"[[0, 0, 0], {}]", b"[[0, 0, 0, 0], []]", b"[5, {}]",
+        b'[["0", 0, 0, 0], {}]', b'[[0, 0, 0, 0], {"a": 5}]', b'[[0, 0, 0, 0], {"a": {}}]',
+        b'[[0, 0, 0, 0], {"a": {"user_id": "u", "currency": "USD", "kind": "customer", "name": null, "status": "active",'
+        b' "overdraft_limit": 0, "balance": "1", "version": 1}}]',
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_snapshot_is_passed_over_and_replaced(books: Books, damaged: bytes) -> None:
+    whole, _ = replayed()
+    *_, older, newest = kept(books, code())
+    books.query("UPDATE snapshots SET state = %(damaged)s WHERE position = %(newest)s", damaged=damaged, newest=newest)
+    with capture_logs() as logs:
+        state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), older)
+    assert [(entry["event"], entry["position"]) for entry in logs] == [("snapshot_damaged", newest)]
+    state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), newest)
+
+
+def test_where_all_snapshots_are_damaged_the_whole_log_is_read(books: Books) -> None:
+    whole, _ = replayed()
+    books.query("UPDATE snapshots SET state = 'garbage'")
+    state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), 0)
 
 
 def times(books: Books) -> list[datetime]:

@@ -7,7 +7,8 @@ another took the row finds the number changed, and writes nothing.
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -39,7 +40,7 @@ _ATTEMPTS = 3
 # RQ takes a job that is longer at work for one that hangs.
 _LONGEST_SECONDS = 6 * 3600
 
-# How many accounts are written by one statement.
+# How many accounts are written or dropped in one transaction: what runs for long keeps the log from being settled.
 _SET = 10_000
 
 _stopping = Event()
@@ -56,6 +57,11 @@ class _Stopping(Exception):
 def stop() -> None:
     """Let the replay at hand be given back: this process is asked to stop."""
     _stopping.set()
+
+
+def _stop_if_asked() -> None:
+    if _stopping.is_set():
+        raise _Stopping
 
 
 def ring(replay_id: str) -> bool:
@@ -145,13 +151,16 @@ class _Claim:
 
     def tell(self, position: int, end: int) -> None:
         """Write down where the replay is, twice a second. Raises _Lost when it is another's, _Stopping when it is to end."""
-        if _stopping.is_set():
-            raise _Stopping
+        _stop_if_asked()
         if time.monotonic() - self._told_at < _TELL_SECONDS:
             return
         with unit_of_work() as session:
-            self.write(session, "position = :position, end_position = :end", position=position, end=end)
+            self.write_position(session, position, end)
         self._told_at = time.monotonic()
+
+    def write_position(self, session: Session, position: int, end: int) -> None:
+        """Write down where the replay is. Raises _Lost when it is another's."""
+        self.write(session, "position = :position, end_position = :end", position=position, end=end)
 
     def write(self, session: Session, changes: str, **values: Any) -> None:
         """Change the row, which is heard of by that. Raises _Lost when it is not this claim's any more."""
@@ -199,16 +208,39 @@ _ACCOUNTS = """
 """
 
 
+_DROP = text(
+    """
+    DELETE FROM replayed_accounts
+     WHERE ctid = ANY (ARRAY(SELECT ctid FROM replayed_accounts WHERE replay_id = :id LIMIT :most))
+    """
+)
+
+
+def _drop_set(session: Session, replay_id: str) -> bool:
+    """Drop a set of a replay's accounts. Returns whether there were any."""
+    return session.connection().execute(_DROP, {"id": replay_id, "most": _SET}).rowcount > 0
+
+
 def _finish(claim: _Claim, end: Goal, state: State) -> None:
-    """Write down what came out, in sets and in one commit. Raises NotFound when the account was not there then."""
+    """Write down what came out, a commit for each set; nobody is shown any of it before all is there.
+
+    Raises NotFound when the account was not there then, _Lost when the replay is another's, _Stopping when it is to end.
+    """
     accounts = state.accounts
     if claim.account_id is not None:
         if claim.account_id not in accounts:
             raise NotFound(f"There was no account {claim.account_id} then.")
         accounts = {claim.account_id: accounts[claim.account_id]}
     rows = sorted(accounts.items())
+    left = True
+    while left:
+        with _set_of(claim, end) as session:
+            # By an attempt that died in the middle of it.
+            left = _drop_set(session, claim.replay_id)
+    for start in range(0, len(rows), _SET):
+        with _set_of(claim, end) as session:
+            _write_accounts(session.connection(), claim.replay_id, rows[start : start + _SET])
     with unit_of_work() as session:
-        # First, so that nobody takes the row while the accounts are written.
         claim.write(
             session,
             """status = 'finished', finished_at = now(), position = :position, end_position = :position,
@@ -219,8 +251,15 @@ def _finish(claim: _Claim, end: Goal, state: State) -> None:
             completed=state.completed,
             failed=state.failed,
         )
-        for start in range(0, len(rows), _SET):
-            _write_accounts(session.connection(), claim.replay_id, rows[start : start + _SET])
+
+
+@contextmanager
+def _set_of(claim: _Claim, end: Goal) -> Iterator[Session]:
+    """A unit of work that nobody takes the replay from while it is open, and by which the replay is heard of."""
+    _stop_if_asked()
+    with unit_of_work() as session:
+        claim.write_position(session, end.position, end.position)
+        yield session
 
 
 def _write_accounts(connection: Connection, replay_id: str, rows: Sequence[tuple[str, Account]]) -> None:

@@ -1,6 +1,7 @@
 """`/admin/replays`: asked for, claimed by one, told of while it is at work, given back, and read by page."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -202,6 +203,78 @@ def test_a_replay_that_is_at_work_is_nobody_elses_and_a_silent_one_is(books: Boo
     results.append(jobs.run(replay_id))
     assert results == [True, False]
     assert books.query("SELECT status, attempts FROM replays") == [("finished", 2)]
+
+
+def test_accounts_are_written_a_commit_for_each_set_and_shown_when_all_are_there(
+    books: Books, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that dies on the way, or is asked to stop, leaves what the next drops first."""
+    monkeypatch.setattr(jobs, "_SET", 2)
+    every = books.query("SELECT count(*) FROM accounts")[0][0]
+    replay_id = ask(books.admin)["id"]
+    books.query("INSERT INTO replays (id, asked_by, until_position) VALUES (%(id)s, %(by)s, 0)", id=NOBODY, by=books.admin.id)
+    books.query(
+        """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+           SELECT %(id)s, id, 'USD', 'customer', 'active', 0, 0 FROM accounts""",
+        id=NOBODY,
+    )
+    write, seen, ends = jobs._write_accounts, [], [None, _die, jobs.stop]
+
+    def watched(connection: Any, *args: Any) -> None:
+        seen.append(books.query("SELECT count(*) FROM replayed_accounts WHERE replay_id = %(id)s", id=replay_id)[0][0])
+        [(heard,)] = connection.exec_driver_sql("SELECT heard_at = now() FROM replays WHERE id = %s", (replay_id,)).all()
+        assert heard
+        assert books.admin.get(f"/admin/replays/{replay_id}/accounts").status_code == 409
+        if seen[-1] == 2 and (end := ends.pop()):
+            end()
+        write(connection, *args)
+
+    monkeypatch.setattr(jobs, "_write_accounts", watched)
+    assert not jobs.run(replay_id)
+    jobs._stopping.clear()
+    with pytest.raises(MemoryError):
+        jobs.run(replay_id)
+    books.query("UPDATE replays SET heard_at = now() - interval '31 s' WHERE id = %(id)s", id=replay_id)
+    assert jobs.run(replay_id)
+    assert seen == [0, 2, 0, 2, *range(0, every, 2)]
+    assert len(accounts(books, replay_id)) == every
+    assert books.query("SELECT count(*) FROM replayed_accounts WHERE replay_id = %(id)s", id=NOBODY) == [(every,)]
+
+
+def _die() -> None:
+    raise MemoryError
+
+
+def test_who_loses_a_replay_while_its_accounts_are_written_writes_no_more(
+    books: Books, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_SET", 2)
+    replay_id = ask(books.admin)["id"]
+    tell, results = jobs._Claim.write_position, []
+
+    def silent(claim: Any, session: Any, position: int, end: int) -> None:
+        if books.query("SELECT count(*) FROM replayed_accounts") == [(2,)]:
+            monkeypatch.setattr(jobs._Claim, "write_position", tell)
+            books.query("UPDATE replays SET heard_at = now() - interval '31 s'")
+            results.append(_elsewhere(books, replay_id))
+        tell(claim, session, position, end)
+
+    monkeypatch.setattr(jobs._Claim, "write_position", silent)
+    results.append(jobs.run(replay_id))
+    assert results == [True, False]
+    assert books.query("SELECT status, attempts FROM replays") == [("finished", 2)]
+    assert len(accounts(books, replay_id)) == books.query("SELECT count(*) FROM accounts")[0][0]
+
+
+def _elsewhere(books: Books, replay_id: str) -> bool:
+    """Run it in another thread: a unit of work is open in this one."""
+
+    def run() -> bool:
+        with books.app.app_context():
+            return jobs.run(replay_id)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run).result(60)
 
 
 def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:

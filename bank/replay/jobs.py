@@ -40,6 +40,13 @@ _ATTEMPTS = 3
 # RQ takes a job that is longer at work for one that hangs.
 _LONGEST_SECONDS = 6 * 3600
 
+# A result is kept for so long, unless there are so many newer ones: each may have a row an account.
+_KEPT_DAYS = 7
+_KEPT_RESULTS = 20
+
+# Dropping goes on for so long at a time: it is done by a worker that others wait for.
+_DROP_SECONDS = 1.0
+
 # How many accounts are written or dropped in one transaction: what runs for long keeps the log from being settled.
 _SET = 10_000
 
@@ -99,13 +106,61 @@ _UNHEARD = text(
 
 
 def sweep_replays() -> list[str]:
-    """Ring again for every replay that waits or is silent for too long. Returns those rung for; runs by rq-scheduler."""
+    """Ring again for every replay that waits or is silent for too long, and forget those that were kept for long enough.
+
+    Returns those rung for; runs by rq-scheduler.
+    """
     with reader() as session:
         unheard = session.execute(_UNHEARD, {"unheard": _UNHEARD_SECONDS, "silent": _SILENT_SECONDS}).scalars().all()
     rung = [replay_id for replay_id in unheard if ring(replay_id)]
     if rung:
         log.warning("replays_swept", replays=rung)
+    _forget()
     return rung
+
+
+_FORGET = text(
+    """
+    UPDATE replays SET status = 'forgotten'
+     WHERE status <> 'forgotten'
+       AND (created_at < now() - make_interval(days => :days)
+            OR id IN (SELECT id FROM replays WHERE status = 'finished' ORDER BY finished_at DESC, id DESC OFFSET :kept))
+    """
+)
+
+# One that failed may have written accounts at an earlier attempt.
+_WITH_ACCOUNTS_TO_DROP = text(
+    """
+    SELECT id::text FROM replays r
+     WHERE status IN ('forgotten', 'failed') AND EXISTS (SELECT FROM replayed_accounts WHERE replay_id = r.id) LIMIT 1
+    """
+)
+
+_DROP_FORGOTTEN = text(
+    """
+    DELETE FROM replays r WHERE status = 'forgotten' AND NOT EXISTS (SELECT FROM replayed_accounts WHERE replay_id = r.id)
+    """
+)
+
+
+def _drop_forgotten_set() -> bool:
+    with unit_of_work() as session:
+        replay_id = session.execute(_WITH_ACCOUNTS_TO_DROP).scalar_one_or_none()
+        return replay_id is not None and _drop_set(session, replay_id)
+
+
+def _forget() -> None:
+    """Hide the replays that were kept for long enough, and drop as many of their accounts as there is time for.
+
+    A result may be a million rows. The replay itself goes when none is left, which may be at a later call.
+    """
+    with unit_of_work() as session:
+        session.execute(_FORGET, {"days": _KEPT_DAYS, "kept": _KEPT_RESULTS})
+    give_up = time.monotonic() + _DROP_SECONDS
+    while _drop_forgotten_set() and time.monotonic() < give_up:
+        pass
+    with unit_of_work() as session:
+        session.execute(_DROP_FORGOTTEN)
 
 
 def run(replay_id: str) -> bool:

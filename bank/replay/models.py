@@ -34,6 +34,7 @@ class Replay(Base):
     until_position: Mapped[int | None] = mapped_column(BigInteger)
     until_time: Mapped[datetime | None] = mapped_column(Instant)
     account_id: Mapped[str | None] = mapped_column(Id)
+    # One that is forgotten is not shown any more, and goes as soon as its accounts are gone.
     status: Mapped[str] = mapped_column(Text, server_default="queued")
     # How often it was begun: who is killed in the middle of it leaves it to the next.
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -53,7 +54,7 @@ class Replay(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Instant)
 
     __table_args__ = (
-        CheckConstraint("status IN ('queued', 'running', 'finished', 'failed')", name="status"),
+        CheckConstraint("status IN ('queued', 'running', 'finished', 'failed', 'forgotten')", name="status"),
         CheckConstraint("(until_position IS NULL) <> (until_time IS NULL)", name="until"),
         Index("ix_replays_open", "heard_at", postgresql_where=text("status IN ('queued', 'running')")),
         Index("ix_replays_created_at", "created_at"),

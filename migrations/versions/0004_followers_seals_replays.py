@@ -91,7 +91,7 @@ def upgrade() -> None:
         sa.Column("heard_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("(until_position IS NULL) <> (until_time IS NULL)", name=op.f("ck_replays_until")),
-        sa.CheckConstraint("status IN ('queued', 'running', 'finished', 'failed')", name=op.f("ck_replays_status")),
+        sa.CheckConstraint("status IN ('queued', 'running', 'finished', 'failed', 'forgotten')", name=op.f("ck_replays_status")),
         sa.ForeignKeyConstraint(["asked_by"], ["users.id"], name="fk_replays_asked_by_users"),
         sa.PrimaryKeyConstraint("id", name="pk_replays"),
     )

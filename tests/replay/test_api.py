@@ -148,15 +148,59 @@ def test_three_may_be_open_and_a_fourth_waits_for_one_to_end(books: Books, accou
     ask(books.admin)
 
 
-def test_what_is_older_than_a_week_is_forgotten_with_its_accounts(books: Books, account: str) -> None:
-    replays = []
-    for _ in range(4):
-        replays.append(ask(books.admin)["id"])
-        jobs.run(replays[-1])
-    books.query("UPDATE replays SET created_at = now() - interval '8 days' WHERE id <> %(id)s", id=replays[0])
-    latest = ask(books.admin)["id"]
-    assert {each for (each,) in books.query("SELECT id::text FROM replays")} == {replays[0], latest}
-    assert {each for (each,) in books.query("SELECT DISTINCT replay_id::text FROM replayed_accounts")} == {replays[0]}
+def finished(books: Books) -> str:
+    replay_id = str(ask(books.admin)["id"])
+    assert jobs.run(replay_id)
+    return replay_id
+
+
+def kept(books: Books) -> dict[str, str]:
+    return dict(books.query("SELECT id::text, status FROM replays"))
+
+
+def with_accounts(books: Books) -> dict[str, int]:
+    return dict(books.query("SELECT replay_id::text, count(*) FROM replayed_accounts GROUP BY 1"))
+
+
+def test_what_is_older_than_a_week_is_forgotten_with_its_accounts(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sweeper, a set at a time: whoever asks for one waits for none of it. What is forgotten is shown no more, all at once."""
+    monkeypatch.setattr(jobs, "_SET", 2)
+    older, newer = finished(books), finished(books)
+    waiting, failed = ask(books.admin)["id"], ask(books.admin)["id"]
+    every = len(accounts(books, older))
+    books.query(
+        "UPDATE replays SET created_at = now() - interval '8 days' WHERE id IN (%(older)s, %(waiting)s)", older=older, waiting=waiting
+    )
+    books.query("UPDATE replays SET status = 'failed' WHERE id = %(failed)s", failed=failed)
+    books.query(
+        """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+           VALUES (%(failed)s, %(failed)s, 'USD', 'customer', 'active', 0, 0)""",
+        failed=failed,
+    )
+    asked = ask(books.admin)["id"]
+    assert kept(books).keys() == {older, newer, waiting, failed, asked} and with_accounts(books)[older] == every > 2
+    monkeypatch.setattr(jobs, "_DROP_SECONDS", 0.0)
+    jobs.sweep_replays()
+    assert kept(books) == {older: "forgotten", newer: "finished", failed: "failed", asked: "queued"}
+    assert every in with_accounts(books).values() and sum(with_accounts(books).values()) < 2 * every + 1
+    for path in (older, f"{older}/accounts"):
+        check_problem(books.admin.get(f"/admin/replays/{path}"), 404)
+    assert not jobs.run(waiting)
+    for _ in range(every):
+        jobs.sweep_replays()
+    assert kept(books) == {newer: "finished", failed: "failed", asked: "queued"}
+    assert with_accounts(books) == {newer: every}
+
+
+def test_twenty_results_are_kept(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs._KEPT_RESULTS == 20
+    monkeypatch.setattr(jobs, "_KEPT_RESULTS", 2)
+    # The newest is the one that was finished last, whenever it was asked for.
+    first, second, third = (ask(books.admin)["id"] for _ in range(3))
+    for each in (second, third, first):
+        assert jobs.run(each)
+    jobs.sweep_replays()
+    assert kept(books).keys() == {first, third} == with_accounts(books).keys()
 
 
 def test_the_accounts_come_by_page_in_the_order_of_their_ids(books: Books, account: str) -> None:

@@ -182,7 +182,7 @@ def run(replay_id: str) -> bool:
 def _work(claim: "_Claim") -> bool:
     try:
         end = goal(claim.until)
-        _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position)))
+        _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position), from_start=claim.from_start))
     except (UnknownEventError, BrokenLogError, Unprocessable, NotFound) as error:
         with unit_of_work() as session:
             claim.write(session, "status = 'failed', error = :error, finished_at = now()", error=str(error))
@@ -202,14 +202,19 @@ class _Claim:
     attempt: int
     until: Until
     account_id: str | None
+    from_start: bool
     _told_at: float = field(default=-math.inf, init=False)
 
     def tell(self, position: int, end: int) -> None:
         """Write down where the replay is, twice a second. Raises _Lost when it is another's, _Stopping when it is to end."""
         _stop_if_asked()
+        # Before anything else it is told of where it begins.
+        begins = self._told_at == -math.inf
         if time.monotonic() - self._told_at < _TELL_SECONDS:
             return
         with unit_of_work() as session:
+            if begins:
+                self.write(session, "started_from = :position", position=position)
             self.write_position(session, position, end)
         self._told_at = time.monotonic()
 
@@ -232,7 +237,7 @@ _CLAIM = text(
     f"""
     UPDATE replays SET status = 'running', attempts = attempts + 1, heard_at = now()
      WHERE id = :id AND attempts < :attempts AND {_OPEN}
-    RETURNING attempts, until_position, until_time, account_id::text
+    RETURNING attempts, until_position, until_time, account_id::text, from_start
     """
 )
 
@@ -253,7 +258,7 @@ def _claim(replay_id: str) -> _Claim | None:
             session.execute(_GIVE_UP, {**values, "error": error})
             return None
     until = row.until_time if row.until_position is None else row.until_position
-    return _Claim(replay_id, row.attempts, until, row.account_id)
+    return _Claim(replay_id, row.attempts, until, row.account_id, row.from_start)
 
 
 _ACCOUNTS = """

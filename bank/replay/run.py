@@ -53,11 +53,11 @@ def goal(until: Until) -> Goal:
 
 
 def replay(goal: Goal, watch: Callable[[int], None], *, from_start: bool = False) -> State:
-    """The state of the bank there, from the events alone; `from_start` uses no snapshot of an earlier replay.
+    """The state of the bank there, from the newest snapshot of an earlier replay on; `from_start`: from the events alone.
 
-    Reads in short statements and disturbs nobody; `watch` is told of every step at which position it is. What was
-    recorded by a time of the last ten seconds may still grow: a transaction that began before it may commit
-    after it. Raises UnknownEventError, and BrokenLogError.
+    Reads in short statements and disturbs nobody; `watch` is told of every step at which position it is, and first at which it
+    begins: a snapshot's, or 0. What was recorded by a time of the last ten seconds may still grow: a transaction that began
+    before it may commit after it. Raises UnknownEventError, and BrokenLogError.
     """
     reading = None if from_start else _newest(goal)
     reading = reading or _Reading(State(), 0)

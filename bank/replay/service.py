@@ -23,38 +23,38 @@ _LOCK = 0x7265706C617973
 
 _ASK = text(
     """
-    INSERT INTO replays (id, asked_by, until_position, until_time, account_id)
-    VALUES (:id, :asked_by, :until_position, :until_time, :account_id)
+    INSERT INTO replays (id, asked_by, until_position, until_time, account_id, from_start)
+    VALUES (:id, :asked_by, :until_position, :until_time, :account_id, :from_start)
     """
 )
 
 
-def ask(until: Until, account_id: str | None, origin: Origin) -> dict[str, Any]:
+def ask(until: Until, account_id: str | None, from_start: bool, origin: Origin) -> dict[str, Any]:
     """Queue a replay up to a moment, of one account or of all (None), and ring for it; the replay as the API shows it.
 
+    `from_start`: it uses no snapshot of an earlier replay.
     Raises Unprocessable for a position past the end of the log, and TooManyReplays.
     """
     # The present moment is written down as the position that it is at: asked once more, the same comes out.
     end = goal(until)
     replay_id = new_id()
     position = end.position if end.time is None else None
-    asked = {"id": replay_id, "asked_by": origin.actor_id, "until_position": position, "until_time": end.time, "account_id": account_id}
+    asked = {"until_position": position, "until_time": end.time, "account_id": account_id, "from_start": from_start}
     with unit_of_work() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         are_open = session.execute(text("SELECT count(*) FROM replays WHERE status IN ('queued', 'running')")).scalar_one()
         if are_open >= _MOST_OPEN:
             raise TooManyReplays(f"{are_open} replays wait or are at work; ask again when one of them is over.")
-        session.execute(_ASK, asked)
-        details = {"until_position": position, "until_time": timestamp(end.time), "account_id": account_id}
-        audit.record(session, "replay", replay_id, "replay.started", origin, details)
+        session.execute(_ASK, {**asked, "id": replay_id, "asked_by": origin.actor_id})
+        audit.record(session, "replay", replay_id, "replay.started", origin, {**asked, "until_time": timestamp(end.time)})
     jobs.ring(replay_id)
     return get(replay_id)
 
 
 _GET = text(
     """
-    SELECT id::text, status, until_position, until_time, account_id::text, position, end_position, users, submitted, completed,
-           failed, error, created_at, finished_at
+    SELECT id::text, status, until_position, until_time, account_id::text, from_start, started_from, position, end_position,
+           users, submitted, completed, failed, error, created_at, finished_at
       FROM replays WHERE id = :id AND status <> 'forgotten'
     """
 )

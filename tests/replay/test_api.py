@@ -68,7 +68,10 @@ def test_a_replay_is_queued_rung_for_and_finished(books: Books, account: str) ->
         "status": "queued",
         # What «now» means is written down.
         "until_position": position,
-        **dict.fromkeys(("until_time", "account_id", "position", "end_position", "users", "submitted", "completed", "failed", "error")),
+        "from_start": False,
+        **dict.fromkeys(
+            ("until_time", "account_id", "started_from", "position", "end_position", "users", "submitted", "completed", "failed", "error")
+        ),
         "progress": 0,
         "created_at": asked["created_at"],
         "finished_at": None,
@@ -107,7 +110,7 @@ def test_what_is_replayed_is_written_down_and_audited(books: Books, account: str
     asked = ask(auditor, until_position=3, account_id=account)
     [row] = books.admin.get(f"/audit-logs?entity_type=replay&entity_id={asked['id']}").json["data"]
     assert (row["action"], row["actor_id"]) == ("replay.started", auditor.id)
-    assert row["details"] == {"until_position": 3, "until_time": None, "account_id": account}
+    assert row["details"] == {"until_position": 3, "until_time": None, "account_id": account, "from_start": False}
 
 
 def test_replays_are_for_auditors_and_admins(books: Books) -> None:
@@ -233,7 +236,7 @@ def test_a_replay_that_is_at_work_is_nobody_elses_and_a_silent_one_is(books: Boo
     replay_id = ask(books.admin)["id"]
     results = []
 
-    def meanwhile(*args: Any) -> Any:
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(jobs, "replay", replay)
         assert not jobs.run(replay_id)
         assert jobs.sweep_replays() == []
@@ -241,7 +244,7 @@ def test_a_replay_that_is_at_work_is_nobody_elses_and_a_silent_one_is(books: Boo
         queue(SLOW_QUEUE).empty()
         assert jobs.sweep_replays() == [replay_id]
         results.append(jobs.run(replay_id))
-        return replay(*args)
+        return replay(*args, **kwargs)
 
     monkeypatch.setattr(jobs, "replay", meanwhile)
     results.append(jobs.run(replay_id))
@@ -256,7 +259,9 @@ def test_accounts_are_written_a_commit_for_each_set_and_shown_when_all_are_there
     monkeypatch.setattr(jobs, "_SET", 2)
     every = books.query("SELECT count(*) FROM accounts")[0][0]
     replay_id = ask(books.admin)["id"]
-    books.query("INSERT INTO replays (id, asked_by, until_position) VALUES (%(id)s, %(by)s, 0)", id=NOBODY, by=books.admin.id)
+    books.query(
+        "INSERT INTO replays (id, asked_by, until_position, from_start) VALUES (%(id)s, %(by)s, 0, true)", id=NOBODY, by=books.admin.id
+    )
     books.query(
         """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
            SELECT %(id)s, id, 'USD', 'customer', 'active', 0, 0 FROM accounts""",
@@ -327,13 +332,13 @@ def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.
     replay_id = ask(books.admin, until_position=4)["id"]
     told = []
 
-    def watched(end: Any, watch: Any) -> Any:
+    def watched(end: Any, watch: Any, **kwargs: Any) -> Any:
         def look(position: int) -> None:
             watch(position)
             shown = read(books, replay_id)
             told.append((shown["status"], shown["position"], shown["end_position"], shown["progress"]))
 
-        return replay(end, look)
+        return replay(end, look, **kwargs)
 
     monkeypatch.setattr(jobs, "replay", watched)
     assert jobs.run(replay_id)
@@ -344,7 +349,7 @@ def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.
 def test_what_takes_its_worker_down_is_given_up_after_three_times(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     replay_id = ask(books.admin)["id"]
 
-    def dies(*args: Any) -> None:
+    def dies(*args: Any, **kwargs: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(jobs, "replay", dies)

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bank.errors import Unavailable
-from bank.replay import run
+from bank.replay import jobs, run
 from bank.replay.run import Until, goal, replay
 from bank.replay.state import State, code
 from tests.replay.conftest import Books
@@ -174,12 +174,24 @@ def test_a_lying_snapshot_deceives_a_replay_and_no_check_of_the_tables(books: Bo
         state=lie.dump(),
     )
 
-    def balance(*options: str) -> str:
+    def by_command(*options: str) -> tuple[str, int]:
         told = orjson.loads(books.run("replay", "--account", account, "--format", "json", *options).stdout)
-        return str(told["accounts"][0]["balance"])
+        return told["accounts"][0]["balance"], told["started_from"]
 
-    assert balance() == "10040.00"
-    assert balance("--from-start") == "40.00"
+    def by_api(**body: bool) -> tuple[str, int, bool]:
+        asked = books.admin.post("/admin/replays", {"account_id": account, **body}).json
+        assert asked["started_from"] is None and jobs.run(asked["id"])
+        done = books.admin.get(f"/admin/replays/{asked['id']}").json
+        [shown] = books.admin.get(f"/admin/replays/{asked['id']}/accounts").json["data"]
+        return shown["balance"], done["started_from"], done["from_start"]
+
+    assert by_command() == ("10040.00", books.end())
+    assert by_command("--from-start") == ("40.00", 0)
+    for body in ({}, {"from_start": False}):
+        assert by_api(**body) == ("10040.00", books.end(), False)
+    assert by_api(from_start=True) == ("40.00", 0, True)
+    table = books.run("replay").stdout.splitlines()
+    assert f"started_from {books.end()}" in table
     assert books.run("rebuild", "--check").exit_code == 0
     books.harm(f"UPDATE balances SET amount = amount + 1000000 WHERE account_id = '{account}'")
     try:

@@ -11,10 +11,6 @@ from bank.events import store
 from bank.events.horizon import Horizon, settled
 from bank.web import streaming
 
-# How long a stream that ends waits for transactions that may still add to what it shows. Those of the bank are
-# over in less, or ended by the database (`bank.db.SERVER_SETTINGS`).
-_PATIENCE_SECONDS = 10.0
-
 # A follower looks for new events this often, and has a thread of the server for so long at most.
 _POLL_SECONDS = 0.5
 _FOLLOW_SECONDS = 600.0
@@ -28,7 +24,7 @@ def until_now(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[A
 
     Raises Unavailable when an older transaction runs for so long that what it may add cannot be waited for.
     """
-    yield from _pages(filters, after, settled(_PATIENCE_SECONDS))
+    yield from _pages(filters, after, settled())
 
 
 def follow(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]]]:

@@ -14,7 +14,7 @@ COMMANDS = {
     "check": "Check every invariant of the books, over everything.",
     "import": "Bring a history in from a CSV file, through the ledger.",
     "rebuild": "Make every projection again from the events alone; compare, and swap on demand.",
-    "replay": "Show what the bank looked like at any moment, from the events alone.",
+    "replay": "Show what the bank looked like at any moment, as the events tell it.",
     "follow": "Seal the log of events into signed blocks, and keep up what else is made from it.",
     "followers": "List the followers of the log, and how far behind each is.",
     "verify": "Walk the chain of sealed blocks and hold every event against it.",

@@ -1,4 +1,4 @@
-"""`bank replay`: what the bank looked like at any moment, from the events alone."""
+"""`bank replay`: what the bank looked like at any moment, as the events tell it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +17,9 @@ from bank.cli.progress import progress
 from bank.config import Config, ConfigError
 from bank.errors import BankError
 from bank.events.types import UnknownEventError
-from bank.replay.run import Goal, Until, goal, replay
+from bank.replay.run import Until, goal, replay
 from bank.replay.service import present
-from bank.replay.state import BrokenLogError, State
+from bank.replay.state import BrokenLogError
 from bank.web import streaming
 from bank.web.fields import Identifier, Moment
 
@@ -73,11 +73,11 @@ def _account(ctx: click.Context, param: click.Parameter, given: str | None) -> s
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.option("--from-start", is_flag=True, help="Read the whole log: use no snapshot of an earlier replay.")
 def command(until: Until, account_id: str | None, form: str, from_start: bool) -> None:
-    """Show what the bank looked like at a moment, from the events alone.
+    """Show what the bank looked like at a moment, as the events tell it.
 
     A position counts the event there too; a time counts all that was recorded by then. Safe while the bank runs: it reads in
-    short statements, and writes nothing but a snapshot now and then, from which the next replay starts. What was recorded by a time of the
-    last ten seconds may still grow.
+    short statements, and writes nothing but a snapshot now and then, from which the next replay starts; `started_from` is the position of
+    the one that was used, 0 for none. What was recorded by a time of the last ten seconds may still grow.
 
     Exit code: 0; 1 when the account was not there then; 2 when it could not be found out.
     """
@@ -85,18 +85,20 @@ def command(until: Until, account_id: str | None, form: str, from_start: bool) -
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
         with app.app_context():
             end = goal(until)
+            steps: list[int] = []
             with progress(end.position) as watch:
-                state = replay(end, lambda position: watch("Events", position), from_start=from_start)
+
+                def step(position: int) -> None:
+                    steps.append(position)
+                    watch("Events", position)
+
+                state = replay(end, step, from_start=from_start)
     except (ConfigError, BankError, UnknownEventError, BrokenLogError) as error:
         raise Unknown(str(error)) from error
     if account_id is not None and account_id not in state.accounts:
         raise NotThere(f"There was no account {account_id} then.")
     shown = [present(each, state.accounts[each]) for each in ([account_id] if account_id else sorted(state.accounts))]
-    _PRINT[form](_counts(end, state), shown)
-
-
-def _counts(end: Goal, state: State) -> dict[str, int]:
-    return {"position": end.position, **{name: getattr(state, name) for name in _COUNTS}}
+    _PRINT[form]({"position": end.position, "started_from": steps[0], **{name: getattr(state, name) for name in _COUNTS}}, shown)
 
 
 def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
@@ -105,7 +107,7 @@ def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> 
         # A file or a pipe has no width; an id that is broken in two is of no use there.
         console.width = _WIDE
     for name, count in counts.items():
-        console.print(f"{name:10}{count:,}")
+        console.print(f"{name:13}{count:,}")
     table = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))
     for column in table.columns[6:]:
         column.justify = "right"

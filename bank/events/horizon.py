@@ -22,6 +22,9 @@ _OLDEST_RUNNING = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bi
 # Most transactions are over in less than this.
 _LOOK_SECONDS = 0.02
 
+# Those of the bank are over in less than this, or ended by the database (`bank.db.SERVER_SETTINGS`).
+_PATIENCE_SECONDS = 10.0
+
 
 class Horizon:
     """The position up to which the log is settled: no event will ever be added there.
@@ -63,11 +66,11 @@ class Horizon:
         return self.settled
 
 
-def settled(patience_seconds: float) -> int:
+def settled(patience_seconds: float = _PATIENCE_SECONDS) -> int:
     """The position up to which the log is settled now, everything that was committed before the call included.
 
     Waits for the transactions that may still add to it. Raises Unavailable when one of them takes longer than
-    `patience_seconds`; those of the bank are over in ten, or ended by the database (`bank.db.SERVER_SETTINGS`).
+    `patience_seconds`: none of the bank's does.
     """
     horizon = Horizon()
     give_up = time.monotonic() + patience_seconds

@@ -7,7 +7,8 @@ another took the row finds the number changed, and writes nothing.
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -39,7 +40,14 @@ _ATTEMPTS = 3
 # RQ takes a job that is longer at work for one that hangs.
 _LONGEST_SECONDS = 6 * 3600
 
-# How many accounts are written by one statement.
+# A result is kept for so long, unless there are so many newer ones: each may have a row an account.
+_KEPT_DAYS = 7
+_KEPT_RESULTS = 20
+
+# Dropping goes on for so long at a time: it is done by a worker that others wait for.
+_DROP_SECONDS = 1.0
+
+# How many accounts are written or dropped in one transaction: what runs for long keeps the log from being settled.
 _SET = 10_000
 
 _stopping = Event()
@@ -56,6 +64,11 @@ class _Stopping(Exception):
 def stop() -> None:
     """Let the replay at hand be given back: this process is asked to stop."""
     _stopping.set()
+
+
+def _stop_if_asked() -> None:
+    if _stopping.is_set():
+        raise _Stopping
 
 
 def ring(replay_id: str) -> bool:
@@ -93,13 +106,61 @@ _UNHEARD = text(
 
 
 def sweep_replays() -> list[str]:
-    """Ring again for every replay that waits or is silent for too long. Returns those rung for; runs by rq-scheduler."""
+    """Ring again for every replay that waits or is silent for too long, and forget those that were kept for long enough.
+
+    Returns those rung for; runs by rq-scheduler.
+    """
     with reader() as session:
         unheard = session.execute(_UNHEARD, {"unheard": _UNHEARD_SECONDS, "silent": _SILENT_SECONDS}).scalars().all()
     rung = [replay_id for replay_id in unheard if ring(replay_id)]
     if rung:
         log.warning("replays_swept", replays=rung)
+    _forget()
     return rung
+
+
+_FORGET = text(
+    """
+    UPDATE replays SET status = 'forgotten'
+     WHERE status <> 'forgotten'
+       AND (created_at < now() - make_interval(days => :days)
+            OR id IN (SELECT id FROM replays WHERE status = 'finished' ORDER BY finished_at DESC, id DESC OFFSET :kept))
+    """
+)
+
+# One that failed may have written accounts at an earlier attempt.
+_WITH_ACCOUNTS_TO_DROP = text(
+    """
+    SELECT id::text FROM replays r
+     WHERE status IN ('forgotten', 'failed') AND EXISTS (SELECT FROM replayed_accounts WHERE replay_id = r.id) LIMIT 1
+    """
+)
+
+_DROP_FORGOTTEN = text(
+    """
+    DELETE FROM replays r WHERE status = 'forgotten' AND NOT EXISTS (SELECT FROM replayed_accounts WHERE replay_id = r.id)
+    """
+)
+
+
+def _drop_forgotten_set() -> bool:
+    with unit_of_work() as session:
+        replay_id = session.execute(_WITH_ACCOUNTS_TO_DROP).scalar_one_or_none()
+        return replay_id is not None and _drop_set(session, replay_id)
+
+
+def _forget() -> None:
+    """Hide the replays that were kept for long enough, and drop as many of their accounts as there is time for.
+
+    A result may be a million rows. The replay itself goes when none is left, which may be at a later call.
+    """
+    with unit_of_work() as session:
+        session.execute(_FORGET, {"days": _KEPT_DAYS, "kept": _KEPT_RESULTS})
+    give_up = time.monotonic() + _DROP_SECONDS
+    while _drop_forgotten_set() and time.monotonic() < give_up:
+        pass
+    with unit_of_work() as session:
+        session.execute(_DROP_FORGOTTEN)
 
 
 def run(replay_id: str) -> bool:
@@ -121,7 +182,7 @@ def run(replay_id: str) -> bool:
 def _work(claim: "_Claim") -> bool:
     try:
         end = goal(claim.until)
-        _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position)))
+        _finish(claim, end, replay(end, lambda position: claim.tell(position, end.position), from_start=claim.from_start))
     except (UnknownEventError, BrokenLogError, Unprocessable, NotFound) as error:
         with unit_of_work() as session:
             claim.write(session, "status = 'failed', error = :error, finished_at = now()", error=str(error))
@@ -141,17 +202,25 @@ class _Claim:
     attempt: int
     until: Until
     account_id: str | None
+    from_start: bool
     _told_at: float = field(default=-math.inf, init=False)
 
     def tell(self, position: int, end: int) -> None:
         """Write down where the replay is, twice a second. Raises _Lost when it is another's, _Stopping when it is to end."""
-        if _stopping.is_set():
-            raise _Stopping
+        _stop_if_asked()
+        # Before anything else it is told of where it begins.
+        begins = self._told_at == -math.inf
         if time.monotonic() - self._told_at < _TELL_SECONDS:
             return
         with unit_of_work() as session:
-            self.write(session, "position = :position, end_position = :end", position=position, end=end)
+            if begins:
+                self.write(session, "started_from = :position", position=position)
+            self.write_position(session, position, end)
         self._told_at = time.monotonic()
+
+    def write_position(self, session: Session, position: int, end: int) -> None:
+        """Write down where the replay is. Raises _Lost when it is another's."""
+        self.write(session, "position = :position, end_position = :end", position=position, end=end)
 
     def write(self, session: Session, changes: str, **values: Any) -> None:
         """Change the row, which is heard of by that. Raises _Lost when it is not this claim's any more."""
@@ -168,7 +237,7 @@ _CLAIM = text(
     f"""
     UPDATE replays SET status = 'running', attempts = attempts + 1, heard_at = now()
      WHERE id = :id AND attempts < :attempts AND {_OPEN}
-    RETURNING attempts, until_position, until_time, account_id::text
+    RETURNING attempts, until_position, until_time, account_id::text, from_start
     """
 )
 
@@ -189,7 +258,7 @@ def _claim(replay_id: str) -> _Claim | None:
             session.execute(_GIVE_UP, {**values, "error": error})
             return None
     until = row.until_time if row.until_position is None else row.until_position
-    return _Claim(replay_id, row.attempts, until, row.account_id)
+    return _Claim(replay_id, row.attempts, until, row.account_id, row.from_start)
 
 
 _ACCOUNTS = """
@@ -199,16 +268,39 @@ _ACCOUNTS = """
 """
 
 
+_DROP = text(
+    """
+    DELETE FROM replayed_accounts
+     WHERE ctid = ANY (ARRAY(SELECT ctid FROM replayed_accounts WHERE replay_id = :id LIMIT :most))
+    """
+)
+
+
+def _drop_set(session: Session, replay_id: str) -> bool:
+    """Drop a set of a replay's accounts. Returns whether there were any."""
+    return session.connection().execute(_DROP, {"id": replay_id, "most": _SET}).rowcount > 0
+
+
 def _finish(claim: _Claim, end: Goal, state: State) -> None:
-    """Write down what came out, in sets and in one commit. Raises NotFound when the account was not there then."""
+    """Write down what came out, a commit for each set; nobody is shown any of it before all is there.
+
+    Raises NotFound when the account was not there then, _Lost when the replay is another's, _Stopping when it is to end.
+    """
     accounts = state.accounts
     if claim.account_id is not None:
         if claim.account_id not in accounts:
             raise NotFound(f"There was no account {claim.account_id} then.")
         accounts = {claim.account_id: accounts[claim.account_id]}
     rows = sorted(accounts.items())
+    left = True
+    while left:
+        with _set_of(claim, end) as session:
+            # By an attempt that died in the middle of it.
+            left = _drop_set(session, claim.replay_id)
+    for start in range(0, len(rows), _SET):
+        with _set_of(claim, end) as session:
+            _write_accounts(session.connection(), claim.replay_id, rows[start : start + _SET])
     with unit_of_work() as session:
-        # First, so that nobody takes the row while the accounts are written.
         claim.write(
             session,
             """status = 'finished', finished_at = now(), position = :position, end_position = :position,
@@ -219,8 +311,15 @@ def _finish(claim: _Claim, end: Goal, state: State) -> None:
             completed=state.completed,
             failed=state.failed,
         )
-        for start in range(0, len(rows), _SET):
-            _write_accounts(session.connection(), claim.replay_id, rows[start : start + _SET])
+
+
+@contextmanager
+def _set_of(claim: _Claim, end: Goal) -> Iterator[Session]:
+    """A unit of work that nobody takes the replay from while it is open, and by which the replay is heard of."""
+    _stop_if_asked()
+    with unit_of_work() as session:
+        claim.write_position(session, end.position, end.position)
+        yield session
 
 
 def _write_accounts(connection: Connection, replay_id: str, rows: Sequence[tuple[str, Account]]) -> None:

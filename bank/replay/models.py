@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, func, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant, Minor
@@ -34,9 +34,14 @@ class Replay(Base):
     until_position: Mapped[int | None] = mapped_column(BigInteger)
     until_time: Mapped[datetime | None] = mapped_column(Instant)
     account_id: Mapped[str | None] = mapped_column(Id)
+    # Whether no snapshot may be used.
+    from_start: Mapped[bool] = mapped_column(Boolean)
+    # One that is forgotten is not shown any more, and goes as soon as its accounts are gone.
     status: Mapped[str] = mapped_column(Text, server_default="queued")
     # How often it was begun: who is killed in the middle of it leaves it to the next.
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    # The position of the snapshot that it began at, 0 for the start of the log; NULL until it has begun.
+    started_from: Mapped[int | None] = mapped_column(BigInteger)
     # Where it is, and where it ends; NULL until it has begun.
     position: Mapped[int | None] = mapped_column(BigInteger)
     end_position: Mapped[int | None] = mapped_column(BigInteger)
@@ -53,7 +58,7 @@ class Replay(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Instant)
 
     __table_args__ = (
-        CheckConstraint("status IN ('queued', 'running', 'finished', 'failed')", name="status"),
+        CheckConstraint("status IN ('queued', 'running', 'finished', 'failed', 'forgotten')", name="status"),
         CheckConstraint("(until_position IS NULL) <> (until_time IS NULL)", name="until"),
         Index("ix_replays_open", "heard_at", postgresql_where=text("status IN ('queued', 'running')")),
         Index("ix_replays_created_at", "created_at"),

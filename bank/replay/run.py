@@ -13,7 +13,7 @@ from bank.db import fetch, reader, unit_of_work
 from bank.errors import BankError, Unprocessable
 from bank.events.horizon import settled
 from bank.events.types import TransactionSubmitted
-from bank.replay.state import READ, State, code
+from bank.replay.state import READ, DamagedError, State, code
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +23,6 @@ _PART = 20_000
 # After so many positions it is worth a snapshot: a few seconds that the next replay is spared.
 _SNAPSHOT_EVERY = 250_000
 _SNAPSHOTS_KEPT = 10
-
-# How long older transactions are waited for. Those of the bank are over in less, or ended by the database.
-_PATIENCE_SECONDS = 10.0
 
 Until = int | datetime | None
 """Up to which moment: a position, its event included; a time, all that was recorded by then; None for now."""
@@ -46,7 +43,7 @@ def goal(until: Until) -> Goal:
     order. Raises Unprocessable for a position that is not there yet, and Unavailable when a transaction runs
     for too long.
     """
-    end = settled(_PATIENCE_SECONDS)
+    end = settled()
     if not isinstance(until, int):
         return Goal(end, until)
     if until > end:
@@ -56,11 +53,11 @@ def goal(until: Until) -> Goal:
 
 
 def replay(goal: Goal, watch: Callable[[int], None], *, from_start: bool = False) -> State:
-    """The state of the bank there, from the events alone; `from_start` uses no snapshot of an earlier replay.
+    """The state of the bank there, from the newest snapshot of an earlier replay on; `from_start`: from the events alone.
 
-    Reads in short statements and disturbs nobody; `watch` is told of every step at which position it is. What was
-    recorded by a time of the last ten seconds may still grow: a transaction that began before it may commit
-    after it. Raises UnknownEventError, and BrokenLogError.
+    Reads in short statements and disturbs nobody; `watch` is told of every step at which position it is, and first at which it
+    begins: a snapshot's, or 0. What was recorded by a time of the last ten seconds may still grow: a transaction that began
+    before it may commit after it. Raises UnknownEventError, and BrokenLogError.
     """
     reading = None if from_start else _newest(goal)
     reading = reading or _Reading(State(), 0)
@@ -106,15 +103,25 @@ _NEWEST = text(
 
 
 def _newest(goal: Goal) -> _Reading | None:
-    with reader() as session:
-        found = session.execute(_NEWEST, {"code": code(), "end": goal.position, "moment": goal.time}).one_or_none()
-    return None if found is None else _Reading(State.restore(found.state), found.position, found.recorded_until)
+    """The newest snapshot that may be used and is not damaged; one that is stays until a replay comes by and writes it anew."""
+    end = goal.position
+    while True:
+        with reader() as session:
+            found = session.execute(_NEWEST, {"code": code(), "end": end, "moment": goal.time}).one_or_none()
+        if found is None:
+            return None
+        try:
+            return _Reading(State.restore(found.state), found.position, found.recorded_until)
+        except DamagedError as error:
+            log.warning("snapshot_damaged", position=found.position, error=str(error))
+            end = found.position - 1
 
 
 _KEEP = text(
     """
     INSERT INTO snapshots (position, code, recorded_until, state) VALUES (:position, :code, :recorded_until, :state)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (position, code) DO UPDATE
+       SET recorded_until = excluded.recorded_until, state = excluded.state, created_at = excluded.created_at
     """
 )
 

@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Range
 
-from bank.web.fields import Identifier, Moment, StrictSchema, WholeNumber
+from bank.web.fields import Identifier, Moment, StrictSchema, WholeNumber, YesOrNo
 
 _TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 _MONEY = {"example": "12.34"}
@@ -19,6 +19,9 @@ class StartReplay(StrictSchema):
     )
     until_time = Moment(metadata={"description": "All that was recorded by then.", "example": "2026-01-31T12:00:00Z"})
     account_id = Identifier(metadata={"description": "Of this account only."})
+    from_start = YesOrNo(
+        load_default=False, metadata={"description": "Read the whole log: use no snapshot of an earlier replay.", "example": True}
+    )
 
     @validates_schema(skip_on_field_errors=True)
     def _one_moment(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -34,6 +37,10 @@ class ReplayAnswer(Schema):
     until_position = fields.Integer(allow_none=True)
     until_time = fields.String(allow_none=True, metadata=_TIME)
     account_id = fields.UUID(allow_none=True)
+    from_start = fields.Boolean(metadata={"description": "Whether no snapshot may be used.", "example": False})
+    started_from = fields.Integer(
+        allow_none=True, metadata={"description": "The position of the snapshot it began at; 0: the start of the log."}
+    )
     position = fields.Integer(allow_none=True, metadata={"description": "Up to where the log is read."})
     end_position = fields.Integer(allow_none=True)
     progress = fields.Integer(metadata={"description": "Percent.", "example": 42})

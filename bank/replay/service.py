@@ -15,60 +15,47 @@ from bank.replay.state import Account
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 
-# Each takes a worker's time and, until it is forgotten, a row an account.
+# Each takes a worker's time.
 _MOST_OPEN = 3
-_KEPT_DAYS = 7
-
-# How many are forgotten when one is asked for: more than one, so that they do not pile up, and few enough to be quick.
-_FORGOTTEN_AT_ONCE = 3
 
 # Any number; it is this lock's name. Under it they are counted, so that two who ask at once are not both the third.
 _LOCK = 0x7265706C617973
 
-_FORGET = text(
-    """
-    DELETE FROM replays WHERE id IN (
-        SELECT id FROM replays WHERE created_at < now() - make_interval(days => :days) ORDER BY created_at LIMIT :most
-    )
-    """
-)
-
 _ASK = text(
     """
-    INSERT INTO replays (id, asked_by, until_position, until_time, account_id)
-    VALUES (:id, :asked_by, :until_position, :until_time, :account_id)
+    INSERT INTO replays (id, asked_by, until_position, until_time, account_id, from_start)
+    VALUES (:id, :asked_by, :until_position, :until_time, :account_id, :from_start)
     """
 )
 
 
-def ask(until: Until, account_id: str | None, origin: Origin) -> dict[str, Any]:
+def ask(until: Until, account_id: str | None, from_start: bool, origin: Origin) -> dict[str, Any]:
     """Queue a replay up to a moment, of one account or of all (None), and ring for it; the replay as the API shows it.
 
+    `from_start`: it uses no snapshot of an earlier replay.
     Raises Unprocessable for a position past the end of the log, and TooManyReplays.
     """
     # The present moment is written down as the position that it is at: asked once more, the same comes out.
     end = goal(until)
     replay_id = new_id()
     position = end.position if end.time is None else None
-    asked = {"id": replay_id, "asked_by": origin.actor_id, "until_position": position, "until_time": end.time, "account_id": account_id}
+    asked = {"until_position": position, "until_time": end.time, "account_id": account_id, "from_start": from_start}
     with unit_of_work() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         are_open = session.execute(text("SELECT count(*) FROM replays WHERE status IN ('queued', 'running')")).scalar_one()
         if are_open >= _MOST_OPEN:
             raise TooManyReplays(f"{are_open} replays wait or are at work; ask again when one of them is over.")
-        session.execute(_FORGET, {"days": _KEPT_DAYS, "most": _FORGOTTEN_AT_ONCE})
-        session.execute(_ASK, asked)
-        details = {"until_position": position, "until_time": timestamp(end.time), "account_id": account_id}
-        audit.record(session, "replay", replay_id, "replay.started", origin, details)
+        session.execute(_ASK, {**asked, "id": replay_id, "asked_by": origin.actor_id})
+        audit.record(session, "replay", replay_id, "replay.started", origin, {**asked, "until_time": timestamp(end.time)})
     jobs.ring(replay_id)
     return get(replay_id)
 
 
 _GET = text(
     """
-    SELECT id::text, status, until_position, until_time, account_id::text, position, end_position, users, submitted, completed,
-           failed, error, created_at, finished_at
-      FROM replays WHERE id = :id
+    SELECT id::text, status, until_position, until_time, account_id::text, from_start, started_from, position, end_position,
+           users, submitted, completed, failed, error, created_at, finished_at
+      FROM replays WHERE id = :id AND status <> 'forgotten'
     """
 )
 
@@ -90,12 +77,17 @@ def _percent(row: Row[Any]) -> int:
     return min(99, 100 * row.position // row.end_position) if row.end_position else 0
 
 
+# One statement: between two the replay could be forgotten, and some of its accounts be gone.
 _ACCOUNTS = text(
     """
-    SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, version
-      FROM replayed_accounts
-     WHERE replay_id = :id AND (CAST(:after AS uuid) IS NULL OR account_id > :after)
-     ORDER BY account_id LIMIT :limit
+    SELECT r.status AS replay_status, a.*
+      FROM replays r LEFT JOIN LATERAL (
+          SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, version
+            FROM replayed_accounts
+           WHERE replay_id = r.id AND r.status = 'finished' AND (CAST(:after AS uuid) IS NULL OR account_id > :after)
+           ORDER BY replayed_accounts.account_id LIMIT :limit
+      ) a ON true
+     WHERE r.id = :id AND r.status <> 'forgotten' ORDER BY a.account_id
     """
 )
 
@@ -105,12 +97,13 @@ def accounts(replay_id: str, after: str | None, limit: int) -> list[dict[str, An
 
     Raises NotFound, and ReplayNotFinished for a replay that failed or is at work.
     """
-    status = get(replay_id)["status"]
-    if status != "finished":
-        raise ReplayNotFinished(f"It is {status}.")
     with reader() as session:
         rows = session.execute(_ACCOUNTS, {"id": replay_id, "after": after, "limit": limit + 1}).all()
-    return [present(row.account_id, row) for row in rows]
+    if not rows:
+        raise NotFound
+    if rows[0].replay_status != "finished":
+        raise ReplayNotFinished(f"It is {rows[0].replay_status}.")
+    return [present(row.account_id, row) for row in rows if row.account_id is not None]
 
 
 def present(account_id: str, account: Account | Row[Any]) -> dict[str, Any]:

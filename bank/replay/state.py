@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import orjson
 
@@ -44,6 +44,10 @@ class BrokenLogError(Exception):
     """The events contradict each other, or themselves."""
 
 
+class DamagedError(Exception):
+    """What should be a dumped state cannot be restored."""
+
+
 @dataclass(slots=True)
 class Account:
     """An account at the moment that the state is at. Amounts are minor units."""
@@ -58,6 +62,10 @@ class Account:
     balance: int
     # How many entries it has.
     version: int
+
+
+# What each field of an account may be.
+_TYPES = [set(get_args(hint)) or {hint} for hint in get_type_hints(Account).values()]
 
 
 class State:
@@ -140,10 +148,18 @@ class State:
 
     @classmethod
     def restore(cls, dumped: bytes) -> "State":
-        """The state that was dumped by the same code."""
+        """The state that was dumped by the same code. Raises DamagedError for what is none."""
         state = cls()
-        (state.users, state.submitted, state.completed, state.failed), accounts = orjson.loads(zlib.decompress(dumped))
-        state.accounts = {account_id: Account(**fields) for account_id, fields in accounts.items()}
+        try:
+            counts, accounts = orjson.loads(zlib.decompress(dumped))
+            state.users, state.submitted, state.completed, state.failed = counts
+            state.accounts = {account_id: Account(**fields) for account_id, fields in accounts.items()}
+            shapes = {tuple(map(type, fields.values())) for fields in accounts.values()}
+        except (zlib.error, AttributeError, TypeError, ValueError) as error:
+            raise DamagedError(str(error)) from error
+        # A value of another type would be found by the next event, which would be blamed for it.
+        if {*map(type, counts)} != {int} or any(kind not in kinds for shape in shapes for kind, kinds in zip(shape, _TYPES, strict=True)):
+            raise DamagedError("A value has the wrong type.")
         return state
 
 

@@ -1,4 +1,4 @@
-"""`/admin/replays`: what the bank looked like at any moment, from the events alone."""
+"""`/admin/replays`: what the bank looked like at any moment, as the events tell it."""
 
 from typing import Any
 from uuid import UUID
@@ -23,12 +23,14 @@ _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where to
 @blp.response(202, schemas.ReplayAnswer, headers=_LOCATION)
 @blp.problem(409, "`too_many_replays`: three wait or are at work.")
 def start_replay(body: dict[str, Any]) -> Response:
-    """Replay the events up to a moment, from the log alone
+    """Replay the events up to a moment
 
-    Changes nothing of the bank. The result is kept for a week. What was recorded by a time of the last ten seconds may still grow.
+    Changes nothing of the bank. It begins at a snapshot of an earlier replay, if there is one: quicker, and believing what stands there.
+    With `from_start` it reads the log and nothing else. The result is kept for a week, unless there are twenty newer ones. What was
+    recorded by a time of the last ten seconds may still grow.
     """
     until = body.get("until_position", body.get("until_time"))
-    replay = service.ask(until, body.get("account_id"), origin())
+    replay = service.ask(until, body.get("account_id"), body["from_start"], origin())
     response = json_response(replay, 202)
     response.headers["Location"] = f"/api/v1/admin/replays/{replay['id']}"
     return response
@@ -37,7 +39,7 @@ def start_replay(body: dict[str, Any]) -> Response:
 @blp.route("/<uuid:replay_id>", methods=["GET"])
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.response(200, schemas.ReplayAnswer)
-@blp.problem(404, "There is no such replay, or it is older than a week.")
+@blp.problem(404, "There is no such replay, or it is forgotten.")
 def get_replay(replay_id: UUID) -> Response:
     """See how far a replay is, and what came out"""
     return json_response(service.get(str(replay_id)))
@@ -47,7 +49,7 @@ def get_replay(replay_id: UUID) -> Response:
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(paging.PageSchema(), location="query")
 @blp.response(200, schemas.ReplayedAccountPage, headers=paging.LINK)
-@blp.problem(404, "There is no such replay, or it is older than a week.")
+@blp.problem(404, "There is no such replay, or it is forgotten.")
 @blp.problem(409, "`replay_not_finished`: it waits, is at work, or failed.")
 def list_accounts(query: dict[str, Any], replay_id: UUID) -> Response:
     """List the accounts as they were then, in the order of their ids"""

@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 from bank.audit import following
 from bank.db import unit_of_work
 from bank.errors import Unauthenticated
+from bank.events import horizon
 from bank.users.models import Role
 from bank.web import streaming
 from bank.web.context import new_id
@@ -110,7 +111,7 @@ def test_a_stream_that_ends_waits_for_what_commits_late_or_says_that_it_cannot(a
         with unit_of_work() as session:
             append(session.connection(), stream_id, 2)
         with monkeypatch.context() as impatient:
-            impatient.setattr(following, "_PATIENCE_SECONDS", 0.0)
+            impatient.setattr(following, "settled", lambda: horizon.settled(0.0))
             problem = auditor.get(query, headers=NDJSON)
             check_problem(problem, 503)
             assert int(problem.headers["Retry-After"]) > 0

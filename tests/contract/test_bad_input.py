@@ -128,7 +128,8 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
     ),
     "replay": (
         "POST", "/admin/replays", "auditor", {"until_position": "0", "account_id": '"{account}"'},
-        {"until_position": NO_POSITION, "until_time": NO_MOMENT, "account_id": NO_ID},
+        {"until_position": NO_POSITION, "until_time": NO_MOMENT, "account_id": NO_ID,
+         "from_start": ["null", "0", "1", "1.0", '"true"', '"yes"', '""', "[]", "{}"]},
     ),
 }  # fmt: skip
 

@@ -53,8 +53,8 @@ _FILL = (
         WHERE e.account_id = b.account_id""",
     "DROP TABLE planned",
     # A replay of every day of a year, of which the last is finished.
-    """INSERT INTO replays (id, asked_by, until_position, status, created_at)
-       SELECT md5('r' || g)::uuid, u.id, g, CASE g WHEN 365 THEN 'finished' ELSE 'failed' END, now() - (365 - g) * interval '1 day'
+    """INSERT INTO replays (id, asked_by, until_position, from_start, status, created_at)
+       SELECT md5('r' || g)::uuid, u.id, g, true, CASE g WHEN 365 THEN 'finished' ELSE 'failed' END, now() - (365 - g) * interval '1 day'
          FROM users u CROSS JOIN generate_series(1, 365) g""",
     """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
        SELECT r.id, a.id, 'USD', 'customer', 'active', 0, 0 FROM replays r CROSS JOIN accounts a WHERE until_position > 265""",

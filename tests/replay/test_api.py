@@ -1,6 +1,7 @@
 """`/admin/replays`: asked for, claimed by one, told of while it is at work, given back, and read by page."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -67,7 +68,10 @@ def test_a_replay_is_queued_rung_for_and_finished(books: Books, account: str) ->
         "status": "queued",
         # What «now» means is written down.
         "until_position": position,
-        **dict.fromkeys(("until_time", "account_id", "position", "end_position", "users", "submitted", "completed", "failed", "error")),
+        "from_start": False,
+        **dict.fromkeys(
+            ("until_time", "account_id", "started_from", "position", "end_position", "users", "submitted", "completed", "failed", "error")
+        ),
         "progress": 0,
         "created_at": asked["created_at"],
         "finished_at": None,
@@ -106,7 +110,7 @@ def test_what_is_replayed_is_written_down_and_audited(books: Books, account: str
     asked = ask(auditor, until_position=3, account_id=account)
     [row] = books.admin.get(f"/audit-logs?entity_type=replay&entity_id={asked['id']}").json["data"]
     assert (row["action"], row["actor_id"]) == ("replay.started", auditor.id)
-    assert row["details"] == {"until_position": 3, "until_time": None, "account_id": account}
+    assert row["details"] == {"until_position": 3, "until_time": None, "account_id": account, "from_start": False}
 
 
 def test_replays_are_for_auditors_and_admins(books: Books) -> None:
@@ -147,15 +151,59 @@ def test_three_may_be_open_and_a_fourth_waits_for_one_to_end(books: Books, accou
     ask(books.admin)
 
 
-def test_what_is_older_than_a_week_is_forgotten_with_its_accounts(books: Books, account: str) -> None:
-    replays = []
-    for _ in range(4):
-        replays.append(ask(books.admin)["id"])
-        jobs.run(replays[-1])
-    books.query("UPDATE replays SET created_at = now() - interval '8 days' WHERE id <> %(id)s", id=replays[0])
-    latest = ask(books.admin)["id"]
-    assert {each for (each,) in books.query("SELECT id::text FROM replays")} == {replays[0], latest}
-    assert {each for (each,) in books.query("SELECT DISTINCT replay_id::text FROM replayed_accounts")} == {replays[0]}
+def finished(books: Books) -> str:
+    replay_id = str(ask(books.admin)["id"])
+    assert jobs.run(replay_id)
+    return replay_id
+
+
+def kept(books: Books) -> dict[str, str]:
+    return dict(books.query("SELECT id::text, status FROM replays"))
+
+
+def with_accounts(books: Books) -> dict[str, int]:
+    return dict(books.query("SELECT replay_id::text, count(*) FROM replayed_accounts GROUP BY 1"))
+
+
+def test_what_is_older_than_a_week_is_forgotten_with_its_accounts(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sweeper, a set at a time: whoever asks for one waits for none of it. What is forgotten is shown no more, all at once."""
+    monkeypatch.setattr(jobs, "_SET", 2)
+    older, newer = finished(books), finished(books)
+    waiting, failed = ask(books.admin)["id"], ask(books.admin)["id"]
+    every = len(accounts(books, older))
+    books.query(
+        "UPDATE replays SET created_at = now() - interval '8 days' WHERE id IN (%(older)s, %(waiting)s)", older=older, waiting=waiting
+    )
+    books.query("UPDATE replays SET status = 'failed' WHERE id = %(failed)s", failed=failed)
+    books.query(
+        """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+           VALUES (%(failed)s, %(failed)s, 'USD', 'customer', 'active', 0, 0)""",
+        failed=failed,
+    )
+    asked = ask(books.admin)["id"]
+    assert kept(books).keys() == {older, newer, waiting, failed, asked} and with_accounts(books)[older] == every > 2
+    monkeypatch.setattr(jobs, "_DROP_SECONDS", 0.0)
+    jobs.sweep_replays()
+    assert kept(books) == {older: "forgotten", newer: "finished", failed: "failed", asked: "queued"}
+    assert every in with_accounts(books).values() and sum(with_accounts(books).values()) < 2 * every + 1
+    for path in (older, f"{older}/accounts"):
+        check_problem(books.admin.get(f"/admin/replays/{path}"), 404)
+    assert not jobs.run(waiting)
+    for _ in range(every):
+        jobs.sweep_replays()
+    assert kept(books) == {newer: "finished", failed: "failed", asked: "queued"}
+    assert with_accounts(books) == {newer: every}
+
+
+def test_twenty_results_are_kept(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs._KEPT_RESULTS == 20
+    monkeypatch.setattr(jobs, "_KEPT_RESULTS", 2)
+    # The newest is the one that was finished last, whenever it was asked for.
+    first, second, third = (ask(books.admin)["id"] for _ in range(3))
+    for each in (second, third, first):
+        assert jobs.run(each)
+    jobs.sweep_replays()
+    assert kept(books).keys() == {first, third} == with_accounts(books).keys()
 
 
 def test_the_accounts_come_by_page_in_the_order_of_their_ids(books: Books, account: str) -> None:
@@ -188,7 +236,7 @@ def test_a_replay_that_is_at_work_is_nobody_elses_and_a_silent_one_is(books: Boo
     replay_id = ask(books.admin)["id"]
     results = []
 
-    def meanwhile(*args: Any) -> Any:
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(jobs, "replay", replay)
         assert not jobs.run(replay_id)
         assert jobs.sweep_replays() == []
@@ -196,12 +244,86 @@ def test_a_replay_that_is_at_work_is_nobody_elses_and_a_silent_one_is(books: Boo
         queue(SLOW_QUEUE).empty()
         assert jobs.sweep_replays() == [replay_id]
         results.append(jobs.run(replay_id))
-        return replay(*args)
+        return replay(*args, **kwargs)
 
     monkeypatch.setattr(jobs, "replay", meanwhile)
     results.append(jobs.run(replay_id))
     assert results == [True, False]
     assert books.query("SELECT status, attempts FROM replays") == [("finished", 2)]
+
+
+def test_accounts_are_written_a_commit_for_each_set_and_shown_when_all_are_there(
+    books: Books, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that dies on the way, or is asked to stop, leaves what the next drops first."""
+    monkeypatch.setattr(jobs, "_SET", 2)
+    every = books.query("SELECT count(*) FROM accounts")[0][0]
+    replay_id = ask(books.admin)["id"]
+    books.query(
+        "INSERT INTO replays (id, asked_by, until_position, from_start) VALUES (%(id)s, %(by)s, 0, true)", id=NOBODY, by=books.admin.id
+    )
+    books.query(
+        """INSERT INTO replayed_accounts (replay_id, account_id, currency, kind, status, balance, version)
+           SELECT %(id)s, id, 'USD', 'customer', 'active', 0, 0 FROM accounts""",
+        id=NOBODY,
+    )
+    write, seen, ends = jobs._write_accounts, [], [None, _die, jobs.stop]
+
+    def watched(connection: Any, *args: Any) -> None:
+        seen.append(books.query("SELECT count(*) FROM replayed_accounts WHERE replay_id = %(id)s", id=replay_id)[0][0])
+        [(heard,)] = connection.exec_driver_sql("SELECT heard_at = now() FROM replays WHERE id = %s", (replay_id,)).all()
+        assert heard
+        assert books.admin.get(f"/admin/replays/{replay_id}/accounts").status_code == 409
+        if seen[-1] == 2 and (end := ends.pop()):
+            end()
+        write(connection, *args)
+
+    monkeypatch.setattr(jobs, "_write_accounts", watched)
+    assert not jobs.run(replay_id)
+    jobs._stopping.clear()
+    with pytest.raises(MemoryError):
+        jobs.run(replay_id)
+    books.query("UPDATE replays SET heard_at = now() - interval '31 s' WHERE id = %(id)s", id=replay_id)
+    assert jobs.run(replay_id)
+    assert seen == [0, 2, 0, 2, *range(0, every, 2)]
+    assert len(accounts(books, replay_id)) == every
+    assert books.query("SELECT count(*) FROM replayed_accounts WHERE replay_id = %(id)s", id=NOBODY) == [(every,)]
+
+
+def _die() -> None:
+    raise MemoryError
+
+
+def test_who_loses_a_replay_while_its_accounts_are_written_writes_no_more(
+    books: Books, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_SET", 2)
+    replay_id = ask(books.admin)["id"]
+    tell, results = jobs._Claim.write_position, []
+
+    def silent(claim: Any, session: Any, position: int, end: int) -> None:
+        if books.query("SELECT count(*) FROM replayed_accounts") == [(2,)]:
+            monkeypatch.setattr(jobs._Claim, "write_position", tell)
+            books.query("UPDATE replays SET heard_at = now() - interval '31 s'")
+            results.append(_elsewhere(books, replay_id))
+        tell(claim, session, position, end)
+
+    monkeypatch.setattr(jobs._Claim, "write_position", silent)
+    results.append(jobs.run(replay_id))
+    assert results == [True, False]
+    assert books.query("SELECT status, attempts FROM replays") == [("finished", 2)]
+    assert len(accounts(books, replay_id)) == books.query("SELECT count(*) FROM accounts")[0][0]
+
+
+def _elsewhere(books: Books, replay_id: str) -> bool:
+    """Run it in another thread: a unit of work is open in this one."""
+
+    def run() -> bool:
+        with books.app.app_context():
+            return jobs.run(replay_id)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run).result(60)
 
 
 def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,13 +332,13 @@ def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.
     replay_id = ask(books.admin, until_position=4)["id"]
     told = []
 
-    def watched(end: Any, watch: Any) -> Any:
+    def watched(end: Any, watch: Any, **kwargs: Any) -> Any:
         def look(position: int) -> None:
             watch(position)
             shown = read(books, replay_id)
             told.append((shown["status"], shown["position"], shown["end_position"], shown["progress"]))
 
-        return replay(end, look)
+        return replay(end, look, **kwargs)
 
     monkeypatch.setattr(jobs, "replay", watched)
     assert jobs.run(replay_id)
@@ -227,7 +349,7 @@ def test_it_tells_how_far_it_is(books: Books, account: str, monkeypatch: pytest.
 def test_what_takes_its_worker_down_is_given_up_after_three_times(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     replay_id = ask(books.admin)["id"]
 
-    def dies(*args: Any) -> None:
+    def dies(*args: Any, **kwargs: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(jobs, "replay", dies)

@@ -34,6 +34,7 @@ def test_json_is_one_object_and_nothing_else_is_on_standard_output(books: Books,
     told = orjson.loads(result.stdout)
     assert {name: told[name] for name in told if name != "accounts"} == {
         "position": books.end(),
+        "started_from": 0,
         "users": 2,
         "submitted": 4,
         "completed": 2,
@@ -69,7 +70,7 @@ def test_csv_holds_the_accounts_with_numbers_as_numbers_and_no_formula(books: Bo
 def test_the_table_shows_the_counts_and_the_accounts(books: Books, account: str) -> None:
     result = books.run("replay", "--account", account)
     lines = result.stdout.splitlines()
-    assert f"position  {books.end():,}" in lines and "pending   1" in lines
+    assert f"position     {books.end():,}" in lines and "started_from 0" in lines and "pending      1" in lines
     [row] = [line for line in lines if line.startswith(account)]
     assert "[bold]" in row and "-12.34" in row and row.count(" USD ") == 1
     assert len([line for line in lines if "customer" in line]) == 1

@@ -1,5 +1,6 @@
 """Where a replay may start from, and where it must not."""
 
+import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bank.errors import Unavailable
-from bank.replay import run
+from bank.replay import jobs, run
 from bank.replay.run import Until, goal, replay
 from bank.replay.state import State, code
 from tests.replay.conftest import Books
@@ -84,6 +85,39 @@ def test_what_other_code_made_is_not_used(books: Books) -> None:
     assert told(state) == told(whole)
 
 
+DAMAGED = [
+    b"",
+    b"garbage",
+    State().dump()[:-1],
+    *(zlib.compress(each) for each in (
+        b"", b"\xff", b"{}", b"5", b"[[0, 0, 0, 0]]", b"[[0, 0, 0], {}]", b"[[0, 0, 0, 0], []]", b"[5, {}]",
+        b'[["0", 0, 0, 0], {}]', b'[[0, 0, 0, 0], {"a": 5}]', b'[[0, 0, 0, 0], {"a": {}}]',
+        b'[[0, 0, 0, 0], {"a": {"user_id": "u", "currency": "USD", "kind": "customer", "name": null, "status": "active",'
+        b' "overdraft_limit": 0, "balance": "1", "version": 1}}]',
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_snapshot_is_passed_over_and_replaced(books: Books, damaged: bytes) -> None:
+    whole, _ = replayed()
+    *_, older, newest = kept(books, code())
+    books.query("UPDATE snapshots SET state = %(damaged)s WHERE position = %(newest)s", damaged=damaged, newest=newest)
+    with capture_logs() as logs:
+        state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), older)
+    assert [(entry["event"], entry["position"]) for entry in logs] == [("snapshot_damaged", newest)]
+    state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), newest)
+
+
+def test_where_all_snapshots_are_damaged_the_whole_log_is_read(books: Books) -> None:
+    whole, _ = replayed()
+    books.query("UPDATE snapshots SET state = 'garbage'")
+    state, steps = replayed()
+    assert (told(state), steps[0]) == (told(whole), 0)
+
+
 def times(books: Books) -> list[datetime]:
     return [at for (at,) in books.query("SELECT recorded_at FROM events ORDER BY position")]
 
@@ -140,12 +174,24 @@ def test_a_lying_snapshot_deceives_a_replay_and_no_check_of_the_tables(books: Bo
         state=lie.dump(),
     )
 
-    def balance(*options: str) -> str:
+    def by_command(*options: str) -> tuple[str, int]:
         told = orjson.loads(books.run("replay", "--account", account, "--format", "json", *options).stdout)
-        return str(told["accounts"][0]["balance"])
+        return told["accounts"][0]["balance"], told["started_from"]
 
-    assert balance() == "10040.00"
-    assert balance("--from-start") == "40.00"
+    def by_api(**body: bool) -> tuple[str, int, bool]:
+        asked = books.admin.post("/admin/replays", {"account_id": account, **body}).json
+        assert asked["started_from"] is None and jobs.run(asked["id"])
+        done = books.admin.get(f"/admin/replays/{asked['id']}").json
+        [shown] = books.admin.get(f"/admin/replays/{asked['id']}/accounts").json["data"]
+        return shown["balance"], done["started_from"], done["from_start"]
+
+    assert by_command() == ("10040.00", books.end())
+    assert by_command("--from-start") == ("40.00", 0)
+    for body in ({}, {"from_start": False}):
+        assert by_api(**body) == ("10040.00", books.end(), False)
+    assert by_api(from_start=True) == ("40.00", 0, True)
+    table = books.run("replay").stdout.splitlines()
+    assert f"started_from {books.end()}" in table
     assert books.run("rebuild", "--check").exit_code == 0
     books.harm(f"UPDATE balances SET amount = amount + 1000000 WHERE account_id = '{account}'")
     try:

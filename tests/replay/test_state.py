@@ -215,7 +215,7 @@ def test_an_event_that_commits_late_is_waited_for(books: Books, within: None, mo
         with unit_of_work() as session:
             append(session, SOMEBODY)
         with monkeypatch.context() as impatient:
-            impatient.setattr(run, "_PATIENCE_SECONDS", 0.0)
+            impatient.setattr(run, "settled", lambda: horizon.settled(0.0))
             with pytest.raises(Unavailable):
                 replayed()
         monkeypatch.setattr(horizon.time, "sleep", lambda _: late.commit())

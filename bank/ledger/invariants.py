@@ -192,6 +192,8 @@ CHECKS: Sequence[Check] = (
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
     # With those above, the four that follow say that the tables hold what a replay of the events would make.
+    # Left out are `request_id`, `trace_id` and `awaited`: they move no money and decide nothing, and a process of the version
+    # before, in a rolling deployment, may not write all of them yet. Customers must not be frozen for that.
     _over_window(
         "transactions_are_as_events_say",
         f"""SELECT COALESCE(t.id, s.stream_id)
@@ -203,20 +205,20 @@ CHECKS: Sequence[Check] = (
              CROSS JOIN LATERAL json_to_record({_object("s.data")})
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
-                         metadata text, reverses_id text, awaited text, effective_at text)
+                         metadata text, reverses_id text, effective_at text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
                                         COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
                     t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
-                    t.reference, t.metadata::text, t.reverses_id::text, t.awaited::text, {_RFC3339.format("t.effective_at")},
-                    t.created_at, t.actor_id, t.request_id, t.trace_id, t.failure_code, t.completed_at,
+                    t.reference, t.metadata::text, t.reverses_id::text, {_RFC3339.format("t.effective_at")},
+                    t.created_at, t.actor_id, t.failure_code, t.completed_at,
                     t.rolled_back_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
-                    told.reference, told.metadata, told.reverses_id, told.awaited,
+                    told.reference, told.metadata, told.reverses_id,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
-                    s.recorded_at, s.actor_id, s.request_id, s.trace_id, became.failure_code, f.recorded_at,
+                    s.recorded_at, s.actor_id, became.failure_code, f.recorded_at,
                     became.rolled_back_amount,
                     CASE WHEN f.type IS NULL THEN 'pending' WHEN f.type = 'TransactionFailed' THEN 'failed'
                          WHEN became.rolled_back_amount = told.amount THEN 'rolled_back' ELSE 'completed' END)""",

@@ -17,7 +17,8 @@ for models in sorted(Path(bank.__file__).parent.glob("*/models.py")):
 def run() -> None:
     database = current_app.extensions["migrate"].db
     with database.engine.connect() as connection:
-        # A migration may take its time, but must not make the bank wait in line behind its locks.
+        # A migration may take its time, but must not make the bank wait in line behind its locks. What takes long on a table
+        # that is written to is done in an `autocommit_block()`, so that no lock is held until the migration ends.
         connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text("SET lock_timeout = '5s'"))
         connection.execute(text("SET idle_in_transaction_session_timeout = 0"))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -12,7 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask_migrate import downgrade, upgrade
-from sqlalchemy import CheckConstraint, inspect, make_url
+from sqlalchemy import CheckConstraint, Connection, inspect, make_url
+from sqlalchemy.event import listen, remove
 
 from bank import create_app
 from bank.cli.migrate import bind
@@ -184,6 +186,91 @@ def test_every_migration_goes_up_down_and_up_again_and_ends_where_the_models_are
             assert checks == {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}, table.name
     downgrade(directory=MIGRATIONS, revision="base")
     assert shape() == nothing
+
+
+BOOKED = """
+    WITH event AS (
+        INSERT INTO events (position, stream_id, version, type, data, trace_id) OVERRIDING SYSTEM VALUE
+        SELECT n * 1500, gen_random_uuid(), 1, 'TransactionSubmitted', '{}', CASE WHEN n <> 3 THEN 'trace ' || n END
+          FROM generate_series(1, 5) n RETURNING position, stream_id)
+    INSERT INTO transactions (id, seq, lane, type, status, amount, currency, to_amount, to_currency, effective_at)
+    SELECT stream_id, position, 0, 'credit', 'pending', 1, 'USD', 1, 'USD', now() FROM event
+"""
+
+
+@pytest.fixture
+def booked(empty_app) -> None:
+    """Transactions that were accepted before they had a trace, far enough from each other for several slices."""
+    upgrade(directory=MIGRATIONS, revision="0003")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql(BOOKED)
+
+
+def traces() -> list[str | None]:
+    with db.engine.connect() as connection:
+        return list(connection.exec_driver_sql("SELECT trace_id FROM transactions ORDER BY seq").scalars())
+
+
+@pytest.mark.usefixtures("booked")
+def test_traces_come_to_the_transactions_that_are_there_without_stopping_the_bank() -> None:
+    locks = """SELECT FROM pg_locks WHERE pid = pg_backend_pid()
+                  AND relation IN ('transactions'::regclass, 'entries'::regclass, 'events'::regclass, 'balances'::regclass)
+                  AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"""
+    statements, keeping_locks = [], []
+
+    def executed(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        statements.append(statement.strip())
+        # A lock that is left behind a statement lasts until a commit.
+        with connection.connection.cursor() as cursor:
+            cursor.execute(locks)
+            if cursor.fetchall():
+                keeping_locks.append(statements[-1])
+
+    listen(db.engine, "after_cursor_execute", executed)
+    try:
+        upgrade(directory=MIGRATIONS, revision="0004")
+    finally:
+        remove(db.engine, "after_cursor_execute", executed)
+    assert traces() == ["trace 1", "trace 2", None, "trace 4", "trace 5"]
+    assert len([statement for statement in statements if "UPDATE transactions" in statement]) == 4
+    built = [statement for statement in statements if statement.startswith("CREATE INDEX") and " ON entries " in statement]
+    assert len(built) == 2 and all(statement.startswith("CREATE INDEX CONCURRENTLY") for statement in built)
+    # What is quick whatever is in the tables.
+    assert {" ".join(statement.split()[:2]) for statement in keeping_locks} == {"DROP INDEX", "ALTER INDEX", "UPDATE alembic_version"}
+
+
+@pytest.mark.usefixtures("booked")
+def test_a_migration_that_failed_anywhere_is_run_again() -> None:
+    class Failure(Exception):
+        """The end of the process, or of the connection."""
+
+    executed: list[str] = []
+    fails_at: int | None = None
+
+    def executing(_: Connection, __: Any, statement: str, *___: Any) -> None:
+        if len(executed) == fails_at:
+            raise Failure
+        executed.append(statement)
+
+    listen(db.engine, "before_cursor_execute", executing)
+    try:
+        upgrade(directory=MIGRATIONS, revision="0004")
+        whole, told = shape(), traces()
+        # Its tables come first, all in one transaction, of which the last statements are enough.
+        end = next(number for number, statement in enumerate(executed) if statement.startswith("UPDATE alembic_version")) + 1
+        beginning = next(number for number, statement in enumerate(executed) if statement.startswith("ALTER TABLE transactions")) - 4
+        assert 4 < beginning < end - 10
+        for number in range(beginning, end):
+            downgrade(directory=MIGRATIONS, revision="-1")
+            executed.clear()
+            fails_at = number
+            with pytest.raises(Failure):
+                upgrade(directory=MIGRATIONS, revision="0004")
+            fails_at = None
+            upgrade(directory=MIGRATIONS, revision="0004")
+            assert (shape(), traces()) == (whole, told), number
+    finally:
+        remove(db.engine, "before_cursor_execute", executing)
 
 
 def test_every_alert_watches_metrics_that_there_are_and_leads_to_a_runbook(client) -> None:

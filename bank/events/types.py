@@ -154,8 +154,8 @@ def load(type: str, schema: int, data: Mapping[str, Any]) -> Happened:
     kind = TYPES.get(type)
     if kind is None or not 1 <= schema <= kind.SCHEMA:
         raise UnknownEventError(f"a {type} of version {schema}, which this bank cannot read")
-    told = dict(data)
     try:
+        told = dict(data)
         for version in range(schema, kind.SCHEMA):
             told = UPCASTERS[type, version](told)
         return kind.stored(told)

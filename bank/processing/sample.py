@@ -18,7 +18,7 @@ from bank.accounts import service as accounts
 from bank.config import Config
 from bank.db import reader
 from bank.errors import BankError, Unavailable
-from bank.events.types import Origin
+from bank.events.types import Origin, UnknownEventError
 from bank.ledger.invariants import CHECKS, Check, Window, customers_accounts, window_after
 from bank.processing.counters import InvariantsChecked, counters
 from bank.processing.queue import redis
@@ -111,6 +111,6 @@ def _freeze(violations: Mapping[str, Sequence[str]]) -> None:
                 log.error("account_frozen", account_id=account_id, checks=names)
         except Unavailable:
             raise
-        except (BankError, IntegrityError) as error:
-            # The account is so broken that nothing can be written to it; the others must not wait for that.
+        except (BankError, IntegrityError, UnknownEventError) as error:
+            # The account, or its log, is so broken that nothing can be written to it; the others must not wait for that.
             log.error("account_not_frozen", account_id=account_id, checks=names, exc_info=error)

@@ -4,6 +4,8 @@ Revision ID: 0004
 Revises: 0003
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,26 +15,69 @@ branch_labels = None
 depends_on = None
 
 
+# So many positions of the log a slice; each takes a few hundredths of a second.
+SLICE = 2_000
+
+# Locked in the order in which they were accepted. What is there already, a run before this one filled in.
+BACKFILL = """
+WITH slice AS (
+    SELECT t.id, e.trace_id FROM transactions t JOIN events e ON e.position = t.seq AND e.stream_id = t.id
+     WHERE t.seq BETWEEN %(first)s AND %(last)s AND e.position BETWEEN %(first)s AND %(last)s
+       AND e.trace_id IS NOT NULL AND t.trace_id IS NULL
+     ORDER BY t.seq FOR NO KEY UPDATE OF t
+)
+UPDATE transactions t SET trace_id = slice.trace_id FROM slice WHERE t.id = slice.id
+"""
+
+
 def upgrade() -> None:
-    op.add_column("transactions", sa.Column("trace_id", sa.Text(), nullable=True))
-    # The events of those that are there tell it already, and a row must be as its events say.
-    op.execute(
-        "UPDATE transactions t SET trace_id = e.trace_id FROM events e "
-        "WHERE e.stream_id = t.id AND e.version = 1 AND e.trace_id IS NOT NULL"
-    )
-    # The amounts are in it now, so that a day's are summed without reading the entries; the version nobody needed.
-    op.drop_index("ix_entries_account_id_effective_at", "entries")
-    op.create_index(
-        "ix_entries_account_id_effective_at", "entries", ["account_id", "effective_at"], unique=False, postgresql_include=["amount"]
-    )
-    op.create_index(
-        "ix_entries_late",
-        "entries",
-        ["account_id", "posted_at"],
-        unique=False,
-        postgresql_include=["effective_at", "amount"],
-        postgresql_where=sa.text("(posted_at - effective_at > interval '10 seconds')"),
-    )
+    """Safe while the bank runs, and to run again after it failed.
+
+    Tables that are written to all the time are locked only for what takes no time: what takes long is done in autocommit,
+    and the migration's own transactions are short.
+    """
+    if not sa.inspect(op.get_bind()).has_table("followers"):
+        create_tables()
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE transactions ADD COLUMN IF NOT EXISTS trace_id text")
+        fill_in_traces()
+        # The amounts are in it now, so that a day's are summed without reading the entries; the version nobody needed.
+        build_index("ix_entries_account_id_effective_at", ["account_id", "effective_at"], postgresql_include=["amount"])
+        build_index(
+            "ix_entries_late",
+            ["account_id", "posted_at"],
+            postgresql_include=["effective_at", "amount"],
+            postgresql_where=sa.text("(posted_at - effective_at > interval '10 seconds')"),
+        )
+    put_in_place("ix_entries_account_id_effective_at")
+    put_in_place("ix_entries_late")
+
+
+def fill_in_traces() -> None:
+    """Give the transactions that are there the trace that their events tell already: a row must be as its events say."""
+    connection = op.get_bind()
+    newest = connection.exec_driver_sql("SELECT COALESCE(max(seq), 0) FROM transactions").scalar_one()
+    for first in range(1, newest + 1, SLICE):
+        connection.exec_driver_sql(BACKFILL, {"first": first, "last": first + SLICE - 1})
+
+
+def build_index(name: str, columns: list[str], **options: Any) -> None:
+    """Build an index of `entries` beside the one that bears its name, without keeping anybody from posting."""
+    # What a run that failed left behind may be invalid. Nobody waits behind such a build while it waits for others.
+    op.execute("SET lock_timeout = 0")
+    op.drop_index(f"{name}_new", "entries", if_exists=True, postgresql_concurrently=True)
+    op.create_index(f"{name}_new", "entries", columns, unique=False, postgresql_concurrently=True, **options)
+    op.execute("SET lock_timeout = '5s'")
+
+
+def put_in_place(name: str) -> None:
+    """Let the index that was built take its name, from the one that has it until now."""
+    op.drop_index(name, "entries", if_exists=True)
+    op.execute(f"ALTER INDEX {name}_new RENAME TO {name}")
+
+
+def create_tables() -> None:
+    """All at once or none."""
     op.create_table(
         "followers",
         sa.Column("name", sa.Text(), nullable=False),
@@ -113,9 +158,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        build_index("ix_entries_account_id_effective_at", ["account_id", "effective_at", "version"])
+    put_in_place("ix_entries_account_id_effective_at")
+    op.drop_index("ix_entries_late", "entries")
+    op.drop_column("transactions", "trace_id")
     for table in ("replayed_accounts", "replays", "snapshots", "blocks", "followers"):
         op.drop_table(table)
-    op.drop_index("ix_entries_late", "entries")
-    op.drop_index("ix_entries_account_id_effective_at", "entries")
-    op.create_index("ix_entries_account_id_effective_at", "entries", ["account_id", "effective_at", "version"], unique=False)
-    op.drop_column("transactions", "trace_id")

@@ -96,6 +96,7 @@ def test_an_old_shape_goes_through_the_upcasters_of_the_versions_in_between(sche
         ("Greeted", 3, {"first": "Ada", "last": "Lovelace", "language": "fr", "title": "Countess"}),
         ("TransactionCompleted", 1, {"entries": [["a", 1]]}),
         ("TransactionCompleted", 1, {}),
+        ("AccountChanged", 1, ["what"]),
         ("Waved", 1, {}),
         ("Happened", 1, {}),
         ("Origin", 1, {}),

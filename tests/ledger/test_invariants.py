@@ -284,10 +284,7 @@ CHANGED = {
             "description = 'another'",
             "reference = 'another'",
             """metadata = '{"a": 1}'""",
-            "awaited = NOT awaited",
             "actor_id = NULL",
-            "request_id = 'another'",
-            "trace_id = 'another'",
             "effective_at = effective_at - interval '1 microsecond'",
             "created_at = created_at - interval '1 microsecond'",
             "completed_at = completed_at + interval '1 microsecond'",
@@ -349,6 +346,15 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
     }
 
 
+@pytest.mark.parametrize("column", ["trace_id = NULL", "trace_id = 'another'", "request_id = 'another'", "awaited = NOT awaited"])
+def test_what_moves_no_money_and_decides_nothing_is_no_violation(books: Books, superuser: Connection, column: str) -> None:
+    # As a process of the version before would have left the row: its event has a trace.
+    superuser.execute(text("UPDATE events SET trace_id = 'of the request' WHERE stream_id = :transfer"), {"transfer": books.transfer})
+    superuser.execute(text(f"UPDATE transactions SET {column} WHERE id = :transfer"), {"transfer": books.transfer})
+    found = violations(superuser)
+    assert "transactions_are_as_events_say" not in found, found
+
+
 def test_every_check_has_its_damage() -> None:
     assert {check for _, expected in DAMAGE.values() for check in expected} == {check.name for check in CHECKS}
 
@@ -376,11 +382,14 @@ def test_changes_of_an_account_are_what_its_last_event_says(books: Books, superu
 
 def once_round(connection: Connection) -> list[Window]:
     """The windows from the first until all accounts and all transactions were in one."""
-    windows = [window_after(connection, None)]
-    seen = {(windows[0].first_account, windows[0].first_seq)}
-    while (window := window_after(connection, windows[-1])) and (window.first_account, window.first_seq) not in seen:
+    windows: list[Window] = []
+    accounts, numbers = set(), set()
+    while (window := window_after(connection, windows[-1] if windows else None)) and (
+        window.first_account not in accounts or window.first_seq not in numbers
+    ):
         windows.append(window)
-        seen.add((window.first_account, window.first_seq))
+        accounts.add(window.first_account)
+        numbers.add(window.first_seq)
     return windows
 
 
@@ -410,13 +419,64 @@ def test_windows_go_over_all_transactions_and_keep_to_their_size(superuser: Conn
     assert {len(some) for some in found} <= {1, 2}
 
 
+SIZES = ("_WINDOW_ACCOUNTS", "_WINDOW_TRANSACTIONS", "_WINDOW_EVENTS")
+
+
+def test_windows_have_no_gaps_between_them_and_reach_the_newest_event(superuser: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = superuser.execute(text("SELECT max(position) FROM events")).scalar_one()
+    for size in SIZES[1:]:
+        monkeypatch.setattr(invariants, size, 2)
+        bounds = [(window.first_seq, window.last_seq) for window in once_round(superuser)]
+        assert len(bounds) > 3
+        assert bounds[0][0] == 1 and bounds[-1][1] == newest
+        assert [first for first, _ in bounds[1:]] == [last + 1 for _, last in bounds[:-1]]
+
+
+@pytest.mark.parametrize("size", [2, 1_000])
+def test_what_vanished_is_in_some_window_wherever_it_was(superuser: Connection, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    for name in SIZES:
+        monkeypatch.setattr(invariants, name, size)
+    rows = {
+        "transactions_are_as_events_say": (("transactions", "id"),),
+        "accounts_are_as_events_say": (("accounts", "id"), ("balances", "account_id")),
+    }
+    # Of an account either row, or both.
+    takings = [(check, taken) for check, all_of in rows.items() for taken in {*((one,) for one in all_of), all_of}]
+    for check, taken in takings:
+        ids = superuser.execute(text(f"SELECT {taken[0][1]}::text FROM {taken[0][0]}")).scalars().all()
+        assert len(ids) > 4
+        for gone in ids:
+            vanishing = superuser.begin_nested()
+            for table, column in taken:
+                assert superuser.execute(text(f"DELETE FROM {table} WHERE {column} = :id"), {"id": gone}).rowcount
+            find = next(each.find for each in CHECKS if each.name == check)
+            assert {one for window in once_round(superuser) for one in find(superuser, window)} == {gone}, taken
+            vanishing.rollback()
+
+
+def test_a_window_of_events_that_tell_of_no_transaction_keeps_to_its_size(superuser: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    superuser.execute(
+        text(
+            """INSERT INTO events (stream_id, version, type, data)
+               SELECT gen_random_uuid(), 1, 'UserRegistered', '{}' FROM generate_series(1, 50)"""
+        )
+    )
+    monkeypatch.setattr(invariants, "_WINDOW_EVENTS", 10)
+    positions = superuser.execute(text("SELECT position FROM events")).scalars().all()
+    for window in once_round(superuser):
+        assert len([position for position in positions if window.first_seq <= position <= window.last_seq]) <= 10
+
+
 def test_a_bank_without_transactions_has_a_window_all_the_same(superuser: Connection) -> None:
     for table in ("transactions", "entries", "daily_balances"):
         superuser.execute(text(f"DELETE FROM {table}"))
     superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%'"))
     superuser.execute(text("UPDATE balances SET amount = 0, version = 0"))
+    assert violations(superuser, window_after(superuser, None)) == {}
+    for table in ("events", "accounts", "balances"):
+        superuser.execute(text(f"DELETE FROM {table}"))
     window = window_after(superuser, None)
-    assert (window.first_seq, window.last_seq) == (None, None)
+    assert window == Window(None, None, None, None)
     assert violations(superuser, window) == {}
 
 

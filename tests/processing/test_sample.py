@@ -189,6 +189,68 @@ def test_a_row_that_the_database_refuses_to_write_keeps_no_other_account_from_be
     assert refused == {account, third}
 
 
+LIMIT = "UPDATE balances SET overdraft_limit = 500000 WHERE account_id = :account"
+NO_LIMIT = LIMIT.replace("500000", "0")
+
+
+@pytest.mark.usefixtures("freezing")
+def test_what_somebody_wrote_to_a_row_is_not_told_by_its_freezing_nor_by_another_change(books: Books, account: str) -> None:
+    last = "SELECT data FROM events WHERE stream_id = %s ORDER BY version DESC LIMIT 1"
+    with books.broken(LIMIT, NO_LIMIT, account=account):
+        for _ in range(3):
+            assert check_sample() == NOTHING | {"accounts_are_as_events_say": 1}
+        assert query(books.environ, last, account) == [({"name": None, "status": "frozen", "overdraft_limit": 0},)]
+        books.teller.patch(f"/accounts/{account}", name="mine")
+        assert check_sample() == NOTHING | {"accounts_are_as_events_say": 1}
+        assert query(books.environ, last, account) == [({"name": "mine", "status": "frozen", "overdraft_limit": 0},)]
+        assert query(books.environ, "SELECT overdraft_limit FROM balances WHERE account_id = %s", account) == [(500000,)]
+        # Whoever sets it, though, is told, be it to what the events say or to what is there.
+        books.teller.patch(f"/accounts/{account}", overdraft_limit="0.00")
+        assert check_sample() == NOTHING
+    with books.broken(LIMIT, "SELECT 1", account=account):
+        books.teller.patch(f"/accounts/{account}", overdraft_limit="5000.00")
+        assert check_sample() == NOTHING
+    books.teller.patch(f"/accounts/{account}", overdraft_limit="0.00")
+
+
+@pytest.mark.usefixtures("freezing")
+def test_an_account_is_frozen_though_its_tampered_limit_is_in_use(books: Books, account: str) -> None:
+    with books.broken(LIMIT, "SELECT 1", account=account):
+        debit = books.teller.post("/transactions/debit", account_id=account, amount="15.00", currency="USD")
+        books.drain()
+        assert books.teller.get(f"/transactions/{debit}")["status"] == "completed"
+        assert check_sample() == NOTHING | {"accounts_are_as_events_say": 1}
+    assert frozen(books, account)[0] == "frozen"
+    books.teller.patch(f"/accounts/{account}", status="active")
+    books.teller.post(f"/transactions/{debit}/rollback", reason="the limit was not the bank's")
+    books.drain()
+    with books.broken(NO_LIMIT, "SELECT 1", account=account):
+        assert check_sample() == NOTHING
+
+
+@pytest.mark.usefixtures("freezing")
+def test_an_account_that_its_events_call_closed_is_not_opened_by_its_freezing(books: Books, logged: LogCapture) -> None:
+    damage, repair = (f"UPDATE balances SET status = '{status}' WHERE account_id = :dave" for status in ("active", "closed"))
+    with books.broken(damage, repair, dave=books.dave):
+        for _ in range(2):
+            assert check_sample() == NOTHING | {"accounts_are_as_events_say": 1}
+    assert {entry["account_id"] for entry in logged.entries if entry["event"] == "account_not_frozen"} == {books.dave}
+
+
+@pytest.mark.usefixtures("freezing")
+def test_an_account_whose_events_nobody_can_read_keeps_no_other_from_being_frozen(books: Books, account: str, logged: LogCapture) -> None:
+    second = new_account(books)
+    damage = """CREATE TABLE kept AS SELECT stream_id, data FROM events WHERE stream_id = :account;
+                UPDATE events SET data = '["what"]' WHERE stream_id = :account;
+                UPDATE daily_balances SET credits = credits + 1 WHERE account_id = :second"""
+    repair = """UPDATE events e SET data = kept.data FROM kept WHERE e.stream_id = kept.stream_id;
+                UPDATE daily_balances SET credits = credits - 1 WHERE account_id = :second; DROP TABLE kept"""
+    with books.broken(damage, repair, account=account, second=second):
+        assert check_sample() == NOTHING | {"accounts_are_as_events_say": 1, "closings_are_sums_of_entries": 1}
+    assert frozen(books, second)[0] == "frozen"
+    assert {entry["account_id"] for entry in logged.entries if entry["event"] == "account_not_frozen"} == {account}
+
+
 def test_the_scheduler_has_samples_taken(books: Books, account: str, tmp_path: Path) -> None:
     environ = {**books.environ, "BANK_FREEZE_ON_VIOLATION": "true"}
     with books.broken(CLOSING, REPAIR, account=account), Bank(environ, tmp_path, web_workers=1) as bank:

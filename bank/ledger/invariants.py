@@ -191,7 +191,8 @@ CHECKS: Sequence[Check] = (
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
-    # With those above, the four that follow say that the tables hold what a replay of the events would make.
+    # With those above, the four that follow say that the tables of the ledger hold what a replay of the events would make. Users,
+    # who are no part of it, are compared by `bank rebuild --check`.
     # Left out are `request_id`, `trace_id` and `awaited`: they move no money and decide nothing, and a process of the version
     # before, in a rolling deployment, may not write all of them yet. Customers must not be frozen for that.
     _over_window(

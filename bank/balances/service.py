@@ -105,12 +105,22 @@ _ON_TIME = f"""
                  AND posted_at > {{after}} AND posted_at <= {{until}} AND NOT {LATE}), 0)
 """
 
-# What counted at :at as it was known at :known_at, which is not before it. There are two ways to it, and the one with less to
-# add up is gone:
+# So many late entries are looked for at first: to count them takes no longer than to find out that there are none.
+_FIRST_LOOK = 64
+
+_LATE = f"FROM entries WHERE account_id = :account AND posted_at > {{after}} AND posted_at <= {{until}} AND {LATE}"
+_LATE_BETWEEN, _LATE_SINCE = _LATE.format(after=":at", until=":known_at"), _LATE.format(after=":known_at", until="'infinity'")
+
+# What counted at :at as it was known at :known_at, which is not before it. There are two ways to it:
 # - The balance of the last entry that was posted by then is the sum of all that were, and nothing counts from later than it was
-#   posted. What counts besides was learned since: `late`, read up to an eighth of the day's entries, since each costs more than one
-#   that is only added up.
-# - What counted by all that is known today, less what was learned after :known_at.
+#   posted. What counts besides was learned since: the late entries between :at and :known_at are added up.
+# - What counted by all that is known today, less what was learned after :known_at: the day's entries are added up, and the late ones
+#   since :known_at.
+# The one with less to add up is gone. To find it, late entries are counted on both sides of :known_at, up to four times as many each
+# time, until one side has no more: so what is read is a few times what that way adds up, however much the other would. An entry of
+# the day weighs an eighth of a late one, since it is not counted first.
+# Not bounded is what is long both ways: with many late entries between :at and :known_at, a day that is long itself (as one that
+# was imported whole), or many late entries after :known_at too. It takes time in proportion to the shorter way.
 # Posting times rise with the versions, so that last entry is found by halving, with the primary key.
 # One statement: between two, a backdated entry could be posted, and only one of them would see it.
 _AT = f"""
@@ -121,21 +131,24 @@ _AT = f"""
                CASE WHEN e.posted_at <= :at THEN high ELSE e.version - 1 END
           FROM search JOIN entries e ON e.account_id = :account AND e.version = (low + high + 1) / 2
          WHERE low < high
-    ), few (entries) AS (
+    ), day (weight) AS (
         SELECT {_ENTRIES_OF_DAY} / 8
-    ), late AS MATERIALIZED (
-        SELECT effective_at, amount FROM entries
-         WHERE account_id = :account AND posted_at > :at AND posted_at <= :known_at AND {LATE}
-         LIMIT (SELECT entries + 1 FROM few)
+    ), counts (most, one_way, other_way) AS (
+        SELECT CAST(0 AS bigint), CAST(0 AS bigint), CAST(0 AS bigint)
+        UNION ALL
+        SELECT next.most,
+               (SELECT count(*) FROM (SELECT {_LATE_BETWEEN} ORDER BY posted_at LIMIT next.most) l),
+               (SELECT count(*) FROM (SELECT {_LATE_SINCE} ORDER BY posted_at LIMIT next.most) l) + weight
+          FROM counts CROSS JOIN day CROSS JOIN LATERAL (SELECT greatest({_FIRST_LOOK}, 4 * counts.most) AS most) next
+         WHERE one_way >= counts.most AND other_way >= counts.most
     )
-    SELECT CASE WHEN (SELECT count(*) FROM late) <= (SELECT entries FROM few)
+    SELECT CASE WHEN (SELECT one_way <= other_way FROM counts ORDER BY most DESC LIMIT 1)
            THEN COALESCE((SELECT balance FROM entries
                            WHERE account_id = :account AND version = (SELECT max(low) FROM search)), 0)
-              + COALESCE((SELECT sum(amount) FROM late WHERE effective_at <= :at), 0)
+              + COALESCE((SELECT sum(amount) {_LATE_BETWEEN} AND effective_at <= :at), 0)
               + {_ON_TIME.format(after=":at", until=":known_at")}
            ELSE {_COUNTED}
-              - COALESCE((SELECT sum(amount) FROM entries
-                           WHERE account_id = :account AND posted_at > :known_at AND {LATE} AND effective_at <= :at), 0)
+              - COALESCE((SELECT sum(amount) {_LATE_SINCE} AND effective_at <= :at), 0)
               - {_ON_TIME.format(after=":known_at", until="'infinity'")}
            END
 """
@@ -144,7 +157,9 @@ _AT = f"""
 def at_time(account_id: str, at: datetime, known_at: datetime | None) -> int:
     """The balance that counted at `at`, as the bank knew it at `known_at` (None: now), in minor units.
 
-    Both times are aware; each entry at its very microsecond counts.
+    Both times are aware; each entry at its very microsecond counts. How long it takes does not depend on how many entries
+    the account has, unless many late ones were learned between `at` and `known_at`, and the day of `at` has many entries or many
+    late ones were learned after `known_at` as well: then it grows with the fewer of the two.
     """
     # Nothing counts from later than it was posted, so before `at` all that was known by `known_at` counted by then.
     at = at if known_at is None else min(at, known_at)

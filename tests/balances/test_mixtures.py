@@ -91,19 +91,16 @@ def test_at_time_is_the_sum_whatever_came_late(made: Callable[[Any], str], scrip
             assert service.at_time(account, at, known_at) == expected, (at, known_at)
 
 
-def test_neither_a_long_day_nor_all_that_came_late_is_summed(made: Callable[[Any], str]) -> None:
-    """Seen by the rows that the server reads."""
-    day = BEGAN + timedelta(days=400)
-    busy = [(day + timedelta(seconds=n), day + timedelta(seconds=n), 1) for n in range(10_000)]
-    old = [(BEGAN + timedelta(hours=n), day - timedelta(seconds=1), 1) for n in range(8_000)]
-    account = made(old + busy)
+@pytest.fixture
+def read() -> Callable[[str, datetime, datetime | None], int]:
+    """How many entries the server reads for a balance at a time."""
     statements: list[tuple[str, Any]] = []
     engine = db.engines["reader"]
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         statements.append((statement, parameters))
 
-    def read(at: datetime, known_at: datetime | None) -> int:
+    def read(account: str, at: datetime, known_at: datetime | None) -> int:
         statements.clear()
         event.listen(engine, "before_cursor_execute", note)
         try:
@@ -121,8 +118,38 @@ def test_neither_a_long_day_nor_all_that_came_late_is_summed(made: Callable[[Any
         here = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) if node.get("Relation Name") == "entries" else 0
         return round(here * node["Actual Loops"]) + sum(rows(child) for child in node.get("Plans", ()))
 
-    with engine.connect() as connection:
+    return read
+
+
+def _vacuum() -> None:
+    with db.engines["reader"].connect() as connection:
         connection.exec_driver_sql("VACUUM ANALYZE entries")
+
+
+def test_neither_a_long_day_nor_all_that_came_late_is_summed(made: Callable[[Any], str], read: Callable[..., int]) -> None:
+    day = BEGAN + timedelta(days=400)
+    busy = [(day + timedelta(seconds=n), day + timedelta(seconds=n), 1) for n in range(10_000)]
+    old = [(BEGAN + timedelta(hours=n), day - timedelta(seconds=1), 1) for n in range(8_000)]
+    account = made(old + busy)
+    _vacuum()
     for known_at in (None, FAR):
-        assert read(day + timedelta(seconds=9_000), known_at) < 100
-        assert read(BEGAN + timedelta(days=200), known_at) < 100
+        assert read(account, day + timedelta(seconds=9_000), known_at) < 100
+        assert read(account, BEGAN + timedelta(days=200), known_at) < 100
+
+
+def test_what_is_added_up_is_on_the_side_of_the_time_known_at_where_less_came_late(
+    made: Callable[[Any], str], read: Callable[..., int]
+) -> None:
+    """A few entries come late, then many at once, and some more."""
+    first, second = BEGAN + timedelta(days=400), BEGAN + timedelta(days=500)
+    late = [(BEGAN + timedelta(hours=n), BEGAN + timedelta(days=200, hours=n), 1) for n in range(20)]
+    imported = [(BEGAN + timedelta(minutes=20 * n), first, 1) for n in range(20_000)]
+    more = [(BEGAN + timedelta(hours=n), second, 1) for n in range(500)]
+    came = late + imported + more
+    account = made(came)
+    _vacuum()
+    at = BEGAN + timedelta(days=100)
+    for known_at, most in ((first - timedelta(days=1), 300), (first, 4_000), (second, 300)):
+        expected = sum(effective_at <= at and posted_at <= known_at for effective_at, posted_at, _ in came)
+        assert service.at_time(account, at, known_at) == expected
+        assert read(account, at, known_at) < most, known_at

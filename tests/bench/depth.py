@@ -16,7 +16,8 @@ from tests.processes import query
 FEW, MANY = 10_000, 1_000_000
 
 # How the entries of an account lie: over two years as they came; all on one day; over two years, but learned within an
-# hour, as from another bank's books. Of those that came one by one every thousandth was backdated, by up to a month.
+# hour, as from another bank's books, but for one a month, which was learned a day later. Of those that came one by one every
+# thousandth was backdated, by up to a month.
 SHAPES = ("spread", "one_day", "imported")
 
 # So many calls of each kind, or as many as this time allows.
@@ -35,8 +36,10 @@ _FILL = (
     """INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
        SELECT account_id, version, md5(shape || size || '-' || version)::uuid, 'USD', amount, balance,
               CASE WHEN shape <> 'imported' AND version %% 1000 = 0
-                   THEN came - random() * least(came - began, interval '30 days') ELSE came END,
-              CASE shape WHEN 'imported' THEN began + lasted + came_after / lasted_s * interval '1 hour'
+                   THEN came - random() * least(came - began, interval '30 days')
+                   WHEN shape = 'imported' AND version <= 24 THEN began + lasted / 24 * (version - 1) ELSE came END,
+              CASE WHEN shape = 'imported' AND version <= 24 THEN began + lasted / 24 * (version - 1) + interval '1 day'
+                   WHEN shape = 'imported' THEN began + lasted + came_after / lasted_s * interval '1 hour'
                          ELSE came + interval '5 milliseconds' END
          FROM (SELECT f.*, version, 1 + version %% 7 AS amount,
                       sum(1 + version %% 7) OVER (PARTITION BY account_id ORDER BY version) AS balance,

@@ -12,10 +12,12 @@ from sqlalchemy import event
 from bank import create_app
 from bank.config import Config
 from bank.db import db, unit_of_work
+from bank.proof.blocks import BEFORE_ALL, SECRET_BYTES, Header
+from bank.proof.models import Block
 from bank.proof.sealer import Sealer
 from tests.filling import CLOSINGS, fill
 from tests.processes import ADMIN_PASSWORD, fresh_database, query
-from tests.proof.conftest import KEY
+from tests.proof.conftest import KEY, PUBLIC_KEY
 
 TRANSFERS = 500_000
 ACCOUNTS = 1_000
@@ -39,7 +41,7 @@ _FILL = (
        SELECT id, 1, 'TransactionSubmitted', '{}', at FROM planned""",
     # The log is sealed up to the event of the transaction that is read; the block that holds it is sealed by the sealer.
     """INSERT INTO blocks (number, last, header, signature, public_key, secret, leaves)
-       SELECT n, n * 1000, '{}', '', '', sha256(''), '' FROM generate_series(1, 249) n""",
+       SELECT n, n * 1000, '{}', '', '', sha256(''), '' FROM generate_series(1, 248) n""",
     """INSERT INTO audit_logs (entity_type, entity_id, action, details, created_at)
        SELECT 'transaction', id, 'transaction.transfer', '{}', at FROM planned""",
     """INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
@@ -61,6 +63,20 @@ _FILL = (
 )
 
 
+def signed_block(number: int, last: int) -> Block:
+    """A block on which the sealer goes on: what is in it, nobody asks."""
+    header = Header(number, last - 1_000, last, 1_000, BEFORE_ALL, BEFORE_ALL, BEFORE_ALL, "2026-01-31T12:00:00.000000Z").to_text()
+    return Block(
+        number=number,
+        last=last,
+        header=header,
+        signature=KEY.sign(header.encode()),
+        public_key=PUBLIC_KEY,
+        secret=bytes(SECRET_BYTES),
+        leaves=b"",
+    )
+
+
 @pytest.fixture(scope="module")
 def big(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     """A client of a bank with a million entries."""
@@ -68,6 +84,8 @@ def big(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         fill(own, _FILL, accounts=ACCOUNTS, transfers=TRANSFERS)
         app = create_app(Config.from_env(own))
         with app.app_context(), unit_of_work() as session:
+            session.add(signed_block(249, 249_000))
+            session.flush()
             Sealer(KEY).take(session, 249_000, TRANSFERS)
         yield app.test_client()
         with app.app_context():

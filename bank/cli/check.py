@@ -8,26 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bank import create_app
+from bank.cli import telling
+from bank.cli.telling import Unknown
 from bank.config import Config, ConfigError
 from bank.db import reader
 from bank.errors import BankError
 from bank.ledger.invariants import CHECKS
 
-# Exit codes: an invariant does not hold; it could not be found out.
-VIOLATED, UNKNOWN = 1, 2
+# Exit code: an invariant does not hold.
+VIOLATED = 1
 
 # How many ids are shown of those that violate a check; the rest are counted.
 _SHOWN = 5
-
-
-# Columns of text; wider than any row.
-_WIDE = 1_000
-
-
-class Unknown(click.ClickException):
-    """Not every check could be made."""
-
-    exit_code = UNKNOWN
 
 
 @click.command("check")
@@ -62,10 +54,7 @@ def command() -> None:
                     broken.append(check.name)
     except (ConfigError, BankError) as error:
         raise Unknown(str(error)) from error
-    console = Console()
-    if not console.is_terminal:
-        # A file or a pipe has no width; an id that is cut is of no use there.
-        console.width = _WIDE
+    console = telling.console()
     console.print(table)
     if broken:
         console.print(f"VIOLATED: {', '.join(broken)}. What to do: docs/runbooks/invariant-violated.md", soft_wrap=True)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bank import create_app
+from bank.cli.telling import counted
 from bank.config import Config, ConfigError
 from bank.db import reader
 from bank.errors import BankError
@@ -26,7 +27,5 @@ def command() -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for lag in found:
-        table.add_row(
-            lag.name, f"{lag.position:,}", f"{lag.events:,}" if lag.events <= COUNTED else f"over {COUNTED:,}", f"{lag.seconds:.1f}"
-        )
+        table.add_row(lag.name, f"{lag.position:,}", counted(lag.events, COUNTED), f"{lag.seconds:.1f}")
     Console(highlight=False).print(table)

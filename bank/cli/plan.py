@@ -57,9 +57,9 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
     """
     roll = Roll(environment["REDIS_URL"])
 
-    def service(name: str, arguments: list[str], order: int, ready: Callable[[Service], bool]) -> Service:
+    def service(name: str, arguments: list[str], order: int, ready: Callable[[Service], bool], **told: str) -> Service:
         log = layout.log(name)
-        return Service(name, lambda: _python(arguments, environment, log), log, order, STOP_SIGNALS[order], ready)
+        return Service(name, lambda: _python(arguments, {**environment, **told}, log), log, order, STOP_SIGNALS[order], ready)
 
     api = ["-m", "gunicorn", "-c", "bank/gunicorn.py", "wsgi:app"]
     dashboard = ["-m", "gunicorn", "--bind", f"{HOST}:{layout.dashboard_port}", "--worker-class", "gthread", "--threads", "4"]
@@ -72,13 +72,7 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
         # It asks for a login, so it is up when it refuses us.
         service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
     ]
-    follower = Service(
-        "follower",
-        lambda: _python(["-m", "bank", "follow"], {**environment, "BANK_SEAL_KEY": layout.seal_key}, layout.log("follower")),
-        layout.log("follower"),
-        WORKERS,
-        STOP_SIGNALS[WORKERS],
-    )
+    follower = service("follower", ["-m", "bank", "follow"], WORKERS, lambda _: True, BANK_SEAL_KEY=layout.seal_key)
     slow = service("worker-slow", ["worker.py", "slow"], WORKERS, roll.has_worker)
     return needed, [*workers[1:], slow, follower]
 

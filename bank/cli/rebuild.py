@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bank import create_app
 from bank.cli.progress import progress
+from bank.cli.telling import Unknown
 from bank.config import Config, ConfigError
 from bank.db import unit_of_work
 from bank.errors import BankError
@@ -20,14 +21,8 @@ from bank.rebuild import shadow
 from bank.rebuild.compare import Compared, compare
 from bank.rebuild.swap import finish, swap
 
-# Exit codes: a table is not what the events say; it could not be found out.
-DIFFERENT, UNKNOWN = 1, 2
-
-
-class Unknown(click.ClickException):
-    """The rebuild could not be brought to its end."""
-
-    exit_code = UNKNOWN
+# Exit code: a table is not what the events say.
+DIFFERENT = 1
 
 
 @click.command("rebuild")

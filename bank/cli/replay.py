@@ -8,12 +8,13 @@ from typing import Any
 import click
 import orjson
 from marshmallow import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bank import create_app
+from bank.cli import telling
 from bank.cli.progress import progress
+from bank.cli.telling import Unknown
 from bank.config import Config, ConfigError
 from bank.errors import BankError
 from bank.events.types import UnknownEventError
@@ -23,15 +24,12 @@ from bank.replay.state import BrokenLogError
 from bank.web import streaming
 from bank.web.fields import Identifier, Moment
 
-# Exit codes: the account was not there; it could not be found out.
-NOT_THERE, UNKNOWN = 1, 2
+# Exit code: the account was not there.
+NOT_THERE = 1
 
 _COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "overdraft_limit", "version")
 
 _COUNTS = ("users", "submitted", "completed", "failed", "pending")
-
-# Columns of text; wider than any row.
-_WIDE = 1_000
 
 # The largest position that the log can have, in digits.
 _LONGEST = 19
@@ -41,12 +39,6 @@ class NotThere(click.ClickException):
     """There was no such account at that moment."""
 
     exit_code = NOT_THERE
-
-
-class Unknown(click.ClickException):
-    """The replay could not be brought to its end."""
-
-    exit_code = UNKNOWN
 
 
 def _until(ctx: click.Context, param: click.Parameter, given: str | None) -> Until:
@@ -102,10 +94,7 @@ def command(until: Until, account_id: str | None, form: str, from_start: bool) -
 
 
 def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A file or a pipe has no width; an id that is broken in two is of no use there.
-        console.width = _WIDE
+    console = telling.console(highlight=False)
     for name, count in counts.items():
         console.print(f"{name:13}{count:,}")
     table = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))

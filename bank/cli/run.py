@@ -5,11 +5,10 @@ import sys
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bank.cli import plan
+from bank.cli import plan, telling
 from bank.cli.administrator import USERNAME, Administrator
 from bank.cli.layout import Layout
 from bank.cli.migrated import Migration
@@ -94,11 +93,7 @@ def _print_table(layout: Layout, servers: list[Server], password_place: str) -> 
             rows[f"Data of {server.title}"] = str(server.home)
     for name, value in rows.items():
         table.add_row(name, Text(value, overflow="fold"))  # Text, so that brackets in a path are no markup
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        # A file or a pipe has no width; an address that is broken in two is of no use there.
-        console.width = max(len(value) for value in rows.values()) + 40
-    console.print(table, "Ctrl-C stops it.", sep="\n")
+    telling.console(markup=False, highlight=False).print(table, "Ctrl-C stops it.", sep="\n")
 
 
 def _say(line: str) -> None:

@@ -11,20 +11,15 @@ from rich.console import Console
 
 from bank import create_app
 from bank.cli.progress import progress
+from bank.cli.telling import Unknown, counted
 from bank.cli.trust import HELP, trusted
 from bank.config import Config, ConfigError
 from bank.errors import BankError
 from bank.proof import verification
 from bank.proof.verification import Walked
 
-# Exit codes: the log is not what was sealed; it could not be found out.
-CHANGED, UNKNOWN = 1, 2
-
-
-class Unknown(click.ClickException):
-    """The log could not be verified."""
-
-    exit_code = UNKNOWN
+# Exit code: the log is not what was sealed.
+CHANGED = 1
 
 
 @click.command("verify")
@@ -73,6 +68,6 @@ def _show(walked: Walked, seconds: float) -> None:
     console.print(f"{walked.blocks:,} blocks with {walked.events:,} events in {seconds:.1f} s.")
     if walked.tail.since is not None:
         age = (datetime.now(UTC) - walked.tail.since).total_seconds()
-        count = f"{walked.tail.events:,}" if walked.tail.events <= verification.COUNTED else f"Over {verification.COUNTED:,}"
+        count = counted(walked.tail.events, verification.COUNTED)
         console.print(f"{count} events are not sealed yet, the first for {age:.0f} s.")
     console.print("CHANGED: the log is not what was sealed." if walked.faults.count else "The log is what was sealed.")

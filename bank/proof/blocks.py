@@ -45,7 +45,9 @@ def parse(header: str) -> Header:
         found = Header(**orjson.loads(header))
     except TypeError as error:
         raise ValueError(f"It is not the header of a block: {error}") from error
-    if not all(type(getattr(found, name)) is int for name in ("number", "after", "last", "events")):
+    numbers = (found.number, found.after, found.last, found.events)
+    # What the database can look for.
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         raise ValueError("It is not the header of a block: its numbers are none.")
     return found
 

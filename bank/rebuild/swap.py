@@ -40,7 +40,7 @@ def swap(position: int) -> float:
 
     Raises Unavailable when the locks could not be had in many tries.
     """
-    pause, longest = Event(), 0.0
+    pause, longest, held_up_by = Event(), 0.0, None
     for _ in range(_TRIES):
         position = shadow.catch_up(position)
         started = time.monotonic()
@@ -56,11 +56,12 @@ def swap(position: int) -> float:
         except Unavailable as error:
             if error.sqlstate not in _TRY_AGAIN:
                 raise
+            held_up_by = error
         finally:
             _ring()
         longest = max(longest, time.monotonic() - started)
         pause.wait(_PAUSE_SECONDS)
-    raise Unavailable("The tables could not be locked: something long is at work on them. Nothing was swapped.")
+    raise Unavailable("The tables could not be locked: something long is at work on them. Nothing was swapped.") from held_up_by
 
 
 def _send_autovacuum_away(connection: Connection) -> None:

@@ -68,6 +68,7 @@ HARM = {
     "UPDATE blocks SET signature = sha512('x') WHERE number = 2": "The signature of block 2 is wrong",
     "UPDATE blocks SET header = replace(header, '2026', '2025') WHERE number = 2": "The signature of block 2 is wrong",
     "UPDATE blocks SET header = '{}' WHERE number = 2": "Block 2 cannot be read",
+    "UPDATE blocks SET header = replace(header, '\"last\":6', '\"last\":9223372036854775808') WHERE number = 2": "Block 2 cannot be read",
     "UPDATE blocks SET number = 20 WHERE number = 4": "Block 20 is filed as another than it is, which is 4",
     "UPDATE blocks SET last = last + 100 WHERE number = 4": "Block 4 is filed as another than it is, which is 4",
     "DELETE FROM blocks WHERE number = 2": "Blocks 2 to 2 are gone",

@@ -12,6 +12,7 @@ from sqlalchemy import NullPool, create_engine, text
 from bank import create_app
 from bank.config import Config
 from bank.db import db
+from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
 from tests.processes import ADMIN_PASSWORD, fresh_database
 
@@ -84,7 +85,7 @@ class Books:
 def drain(app: Flask) -> None:
     """Post what is pending."""
     with app.app_context():
-        for lane in range(app.config["BANK"].lanes):
+        for lane in every_lane(app.config["BANK"].lanes):
             while drain_once(lane):
                 pass
 

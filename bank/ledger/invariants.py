@@ -197,18 +197,20 @@ CHECKS: Sequence[Check] = (
              CROSS JOIN LATERAL json_to_record({_object("s.data")})
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
-                         metadata text, reverses_id text, awaited text, effective_at text)
+                         metadata text, reverses_id text, awaited text, effective_at text, batch_id text, batch_index text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
                                         COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
                     t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
-                    t.reference, t.metadata::text, t.reverses_id::text, t.awaited::text, {_RFC3339.format("t.effective_at")},
+                    t.reference, t.metadata::text, t.reverses_id::text, t.awaited::text, t.batch_id::text, t.batch_index::text,
+                    {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.request_id, t.trace_id, t.failure_code, t.completed_at,
                     t.rolled_back_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
                     told.reference, told.metadata, told.reverses_id, told.awaited,
+                    told.batch_id, told.batch_index,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
                     s.recorded_at, s.actor_id, s.request_id, s.trace_id, became.failure_code, f.recorded_at,
                     became.rolled_back_amount,

@@ -71,7 +71,7 @@ class Items(fields.List):
                     raise ValidationError(f"Transaction {references[reference]} has it too.", "reference")
                 items.append(item)
             except ValidationError as error:
-                errors[index] = _located(raw, error.normalized_messages() if isinstance(error.messages, dict) else error.messages_dict)
+                errors[index] = _located(raw, error.normalized_messages())
                 if len(errors) == MOST_ERRORS:
                     break
         if errors:

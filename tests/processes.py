@@ -124,10 +124,11 @@ class Client:
         self.token = token
         self._connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
 
-    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """Call `path`; a `body` is sent as JSON. Raises OSError or HTTPException, and connects anew at the next call."""
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Answer:
+        """Call `path`; a `body` is sent as JSON, `data` as it is. Raises OSError or HTTPException, and connects anew at the next call."""
         sent = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        data = None
         if body is not None:
             data, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:

@@ -126,17 +126,6 @@ class FailureAnswer(Schema):
     transaction_id = fields.UUID(allow_none=True)
 
 
-class CountsAnswer(Schema):
-    """How many transactions of a batch have each status."""
-
-    pending = fields.Integer()
-    held = fields.Integer()
-    completed = fields.Integer()
-    failed = fields.Integer()
-    rolled_back = fields.Integer()
-    voided = fields.Integer()
-
-
 class BatchAnswer(Schema):
     """A batch and how far it is."""
 
@@ -145,7 +134,11 @@ class BatchAnswer(Schema):
     status = fields.String(
         metadata={"enum": ["pending", "completed", "failed"], "description": "Failed: atomic, and refused. Completed: nothing is pending."}
     )
-    counts = fields.Nested(CountsAnswer)
+    counts = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        metadata={"description": "How many of its transactions have each status.", "example": {"pending": 9_500, "completed": 500}},
+    )
     failure = fields.Nested(FailureAnswer, allow_none=True)
     created_at = fields.String(metadata=_TIME)
     completed_at = fields.String(allow_none=True, metadata=_TIME)

@@ -276,6 +276,9 @@ def test_a_body_that_is_no_json_object_of_ours_is_refused(stage, nothing_written
         for what, body, content_type, statuses in ELSE:
             if request_ in ALL_OPTIONAL and what in ("empty", "an empty object"):
                 continue
+            # A batch may be as large as 8 MB.
+            if request_ == "batch" and what == "64 KB and more":
+                continue
             response = send(stage, request_, body, content_type)
             assert response.status_code in statuses, (what, response.status_code, response.text[:300])
             check_problem(response, response.status_code)

@@ -51,9 +51,10 @@ _FILL = (
     """UPDATE balances b SET amount = e.amount, version = e.version, overdraft_limit = 1000000
          FROM (SELECT account_id, sum(amount) AS amount, max(version) AS version FROM entries GROUP BY 1) e
         WHERE e.account_id = b.account_id""",
-    # The last ten thousand came in one batch.
-    """INSERT INTO batches (id, user_id, mode, items) SELECT md5('b')::uuid, id, 'independent', 10000 FROM users""",
-    """UPDATE transactions SET batch_id = md5('b')::uuid, batch_index = seq - %(transfers)s + 9999 WHERE seq > %(transfers)s - 10000""",
+    # There were many batches, and the last ten thousand transactions came in one.
+    """INSERT INTO batches (id, user_id, mode, items)
+       SELECT md5('b' || g)::uuid, id, 'independent', 10000 FROM users CROSS JOIN generate_series(1, 1000) g""",
+    """UPDATE transactions SET batch_id = md5('b1')::uuid, batch_index = seq - %(transfers)s + 9999 WHERE seq > %(transfers)s - 10000""",
     "DROP TABLE planned",
     # A replay of every day of a year, of which the last is finished.
     """INSERT INTO replays (id, asked_by, until_position, status, created_at)
@@ -86,7 +87,7 @@ def reads(client: FlaskClient) -> list[str]:
     hot, rare = (query(environ, "SELECT md5(%s)::uuid::text", str(number))[0][0] for number in (ACCOUNTS - 1, 7))
     [transaction] = query(environ, "SELECT id::text FROM transactions WHERE seq = 249500")[0]
     [user] = query(environ, "SELECT id::text FROM users")[0]
-    batch = query(environ, "SELECT md5('b')::uuid::text")[0][0]
+    batch = query(environ, "SELECT md5('b1')::uuid::text")[0][0]
     replay = query(environ, "SELECT md5('r365')::uuid::text")[0][0]
     history = "/transactions/history?limit=20"
     return [

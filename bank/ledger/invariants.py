@@ -64,6 +64,8 @@ _OF_A_WINDOW = {
                        SELECT account_id FROM {_BALANCES} own UNION ALL SELECT id FROM {_TRANSACTIONS} own))""",
     "events_of_accounts": f"(SELECT v.* FROM {_BALANCES} own JOIN events v ON v.stream_id = own.account_id)",
     "events_of_transactions": f"(SELECT v.* FROM {_TRANSACTIONS} own JOIN events v ON v.stream_id = own.id)",
+    "batches": f"(SELECT * FROM batches WHERE id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
+    "events_of_batches": f"(SELECT v.* FROM events v WHERE stream_id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
     # The position of a transaction's first event is its `seq`, so this finds those too whose transaction is gone.
     "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
 }
@@ -73,6 +75,8 @@ _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"),
     "entries": "entries",
     "closings": "daily_balances",
     "transactions": "transactions",
+    "batches": "batches",
+    "events_of_batches": "events",
     "sides": "entries",
     "events": "events",
     "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
@@ -185,7 +189,7 @@ CHECKS: Sequence[Check] = (
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
-    # With those above, the four that follow say that the tables hold what a replay of the events would make.
+    # With those above, the five that follow say that the tables hold what a replay of the events would make.
     _over_window(
         "transactions_are_as_events_say",
         f"""SELECT COALESCE(t.id, s.stream_id)
@@ -252,6 +256,17 @@ CHECKS: Sequence[Check] = (
                     opened.is_default = 'true' AND changed.status IS DISTINCT FROM 'closed', o.recorded_at,
                     opened.user_id, opened.currency, CASE WHEN c.data IS NULL THEN 'active' ELSE changed.status END,
                     CASE WHEN c.data IS NOT NULL THEN changed.overdraft_limit WHEN opened.kind = 'customer' THEN '0' END)""",
+    ),
+    # A batch is as large as it was asked for: atomic is nothing of which a part is missing.
+    _over_window(
+        "batches_are_as_events_say",
+        f"""SELECT COALESCE(b.id, v.stream_id)
+              FROM {{batches}} b FULL JOIN (SELECT * FROM {{events_of_batches}} v WHERE type = 'BatchSubmitted') v ON v.stream_id = b.id
+             WHERE (b.user_id, b.mode, b.items::text, b.created_at,
+                    (SELECT count(*) FROM transactions t WHERE t.batch_id = b.id)::text)
+                IS DISTINCT FROM
+                   (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
+                    {_object("v.data")} ->> 'items')""",
     ),
     _over_window(
         "closings_are_sums_of_entries",

@@ -7,6 +7,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.conftest import Person
+from tests.contract.conftest import nothing_written  # noqa: F401 - a fixture, for here too
 
 
 def transfer(source: str, target: str, amount: str, **more: Any) -> dict[str, Any]:

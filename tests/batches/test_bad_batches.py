@@ -8,8 +8,6 @@ from bank.web.context import new_id
 from tests.batches.conftest import submit, transfer
 from tests.contract.problems import check_problem
 
-pytest_plugins = ["tests.contract.conftest"]
-
 
 @pytest.fixture
 def good(alice, bob, funded):

@@ -28,7 +28,7 @@ from bank.events.types import (
 
 READ = """
     SELECT position, type, schema, stream_id::text,
-           CASE WHEN type = 'TransactionSubmitted' AND schema BETWEEN 1 AND %(submitted)s THEN NULL ELSE data::text END
+           CASE WHEN type = 'TransactionSubmitted' AND schema = %(submitted)s THEN NULL ELSE data::text END
       FROM events
      WHERE position > %(low)s AND position <= %(high)s AND (%(until)s::timestamptz IS NULL OR recorded_at <= %(until)s)
      ORDER BY position
@@ -86,7 +86,7 @@ class State:
         loads = orjson.loads
         try:
             for position, kind, schema, stream_id, data in rows:
-                if kind == "TransactionSubmitted" and 1 <= schema <= submitted:
+                if kind == "TransactionSubmitted" and schema == submitted:
                     self.submitted += 1
                 elif kind == "TransactionCompleted" and schema == completed:
                     self._post(position, loads(data or "")["entries"])

@@ -1,5 +1,6 @@
 """Batches: taken in by one unit of work, posted in their order by the drain of a lane of their own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
@@ -58,8 +59,8 @@ def _submit(
         store.insert(session, batch_id, mode, len(items), key_to_store(_ROUTE, fingerprint, body, origin, asked), origin)
         events = _events(session, batch_id, items, caller, origin, now)
         submit_many(session.connection(), [(new_id(), event) for event in events], origin)
-    for event in events:
-        counters.accepted(event.type)
+    for kind, count in Counter(event.type for event in events).items():
+        counters.accepted(kind, count)
     bells.ring(BATCH_LANE)
     return Answer(202, body, batch_id)
 

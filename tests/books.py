@@ -12,6 +12,7 @@ from sqlalchemy import NullPool, create_engine, text
 from bank import create_app
 from bank.config import Config
 from bank.db import db
+from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
 from tests.processes import ADMIN_PASSWORD, fresh_database
 
@@ -24,7 +25,7 @@ class Teller:
         login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
         self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
 
-    def post(self, path: str, **body: str) -> str:
+    def post(self, path: str, **body: Any) -> str:
         """POST to `/api/v1` + path; the id of what came to be."""
         response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
         assert response.status_code in (201, 202), response.json
@@ -60,6 +61,7 @@ class Books:
     transfer: str
     rolled_back: str
     failed: str
+    batch: str
     pending: str
 
     def drain(self) -> None:
@@ -84,7 +86,7 @@ class Books:
 def drain(app: Flask) -> None:
     """Post what is pending."""
     with app.app_context():
-        for lane in range(app.config["BANK"].lanes):
+        for lane in every_lane(app.config["BANK"].lanes):
             while drain_once(lane):
                 pass
 
@@ -110,8 +112,13 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
         drain(app)
+        refused = {"type": "transfer", **parties, "amount": "1000.00"}
+        batch = teller.post("/transactions/batch", mode="independent", transactions=[refused, refused])
+        drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, pending)
+        yield Books(
+            app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, batch, pending
+        )
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

@@ -84,6 +84,8 @@ class AccountChanged(Happened):
 class TransactionSubmitted(Happened):
     """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`."""
 
+    SCHEMA: ClassVar[int] = 2
+
     lane: int
     type: str
     from_user_id: str | None
@@ -102,6 +104,17 @@ class TransactionSubmitted(Happened):
     awaited: bool
     # RFC 3339; None: it counts from when it was recorded.
     effective_at: str | None
+    # The batch that it came with, and its place there from 0 on; None: it came by itself. Since version 2.
+    batch_id: str | None = None
+    batch_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSubmitted(Happened):
+    """A batch of `items` transactions was accepted, which are submitted right after. Stream: the batch."""
+
+    mode: str
+    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +154,10 @@ TYPES: dict[str, type[Happened]] = {
 
 NAMES = list(TYPES)
 
-UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Before there were batches.
+    ("TransactionSubmitted", 1): lambda data: {**data, "batch_id": None, "batch_index": None},
+}
 """What makes the data of a type's next version from the data of the version named here. A new version comes with
 its upcaster, and with an example among those of the tests."""
 

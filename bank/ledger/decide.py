@@ -4,8 +4,8 @@ Pure: no clock, no database, no I/O. A single transfer is a list of one; a previ
 that nobody writes; the drain hands in hundreds and writes the outcomes in sets.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -23,6 +23,7 @@ class FailureCode(StrEnum):
     ALREADY_ROLLED_BACK = "already_rolled_back"  # nothing of the original is left to move back
     AMOUNT_EXCEEDS_ORIGINAL = "amount_exceeds_original"  # more than what is left of the original
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"  # a balance would leave the range of the ledger
+    BATCH_REFUSED = "batch_refused"  # another of its atomic batch was refused, so nothing of the batch moves
     INTERNAL_ERROR = "internal_error"  # not a decision: it could not be written, so nothing moved
 
 
@@ -121,6 +122,27 @@ def decide(
     KeyError when a state is missing, which is a bug of the caller.
     """
     return [_decide_one(command, accounts, originals) for command in commands]
+
+
+def decide_together(
+    commands: Sequence[Command],
+    accounts: Mapping[str, AccountState],
+    originals: Mapping[str, OriginalState],
+) -> list[Outcome]:
+    """Decide the commands as `decide` does, but post all of them or none.
+
+    Where one is refused, it is the first that would be, with its reason, and the others fail as `BATCH_REFUSED`. The states are
+    those before and stay so. Raises what `decide` raises.
+    """
+    accounts = {account_id: replace(state) for account_id, state in accounts.items()}
+    originals = {original_id: replace(state) for original_id, state in originals.items()}
+    outcomes: list[Outcome] = []
+    for command in commands:
+        outcome = _decide_one(command, accounts, originals)
+        if isinstance(outcome, Refusal):
+            return [outcome if each is command else Refusal(each, FailureCode.BATCH_REFUSED) for each in commands]
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _decide_one(command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]) -> Outcome:

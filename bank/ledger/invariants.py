@@ -67,6 +67,8 @@ _OF_A_WINDOW = {
                        SELECT account_id FROM {_BALANCES} own UNION ALL SELECT id FROM {_TRANSACTIONS} own))""",
     "events_of_accounts": f"(SELECT v.* FROM {_BALANCES} own JOIN events v ON v.stream_id = own.account_id)",
     "events_of_transactions": f"(SELECT v.* FROM {_TRANSACTIONS} own JOIN events v ON v.stream_id = own.id)",
+    "batches": f"(SELECT * FROM batches WHERE id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
+    "events_of_batches": f"(SELECT v.* FROM events v WHERE stream_id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
     # The position of a transaction's first event is its `seq`, so this finds those too whose transaction is gone: windows have no
     # gaps between them. Accounts are found gone by the position too: by id, the streams of all transactions would lie between.
     "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
@@ -78,6 +80,8 @@ _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"),
     "entries": "entries",
     "closings": "daily_balances",
     "transactions": "transactions",
+    "batches": "batches",
+    "events_of_batches": "events",
     "sides": "entries",
     "events": "events",
     "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
@@ -191,7 +195,7 @@ CHECKS: Sequence[Check] = (
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
-    # With those above, the four that follow say that the tables of the ledger hold what a replay of the events would make. Users,
+    # With those above, the five that follow say that the tables of the ledger hold what a replay of the events would make. Users,
     # who are no part of it, are compared by `bank rebuild --check`.
     # Left out are `request_id`, `trace_id` and `awaited`: they move no money and decide nothing, and a process of the version
     # before, in a rolling deployment, may not write all of them yet. Customers must not be frozen for that.
@@ -206,18 +210,19 @@ CHECKS: Sequence[Check] = (
              CROSS JOIN LATERAL json_to_record({_object("s.data")})
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
-                         metadata text, reverses_id text, effective_at text)
+                         metadata text, reverses_id text, effective_at text, batch_id text, batch_index text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
                                         COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
                     t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
-                    t.reference, t.metadata::text, t.reverses_id::text, {_RFC3339.format("t.effective_at")},
+                    t.reference, t.metadata::text, t.reverses_id::text, t.batch_id::text, t.batch_index::text,
+                    {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.failure_code, t.completed_at,
                     t.rolled_back_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
-                    told.reference, told.metadata, told.reverses_id,
+                    told.reference, told.metadata, told.reverses_id, told.batch_id, told.batch_index,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
                     s.recorded_at, s.actor_id, became.failure_code, f.recorded_at,
                     became.rolled_back_amount,
@@ -263,6 +268,17 @@ CHECKS: Sequence[Check] = (
             SELECT o.stream_id FROM {{openings}} o
               LEFT JOIN accounts a ON a.id = o.stream_id LEFT JOIN balances b ON b.account_id = o.stream_id
              WHERE a.id IS NULL OR b.account_id IS NULL""",
+    ),
+    # A batch is as large as it was asked for: atomic is nothing of which a part is missing.
+    _over_window(
+        "batches_are_as_events_say",
+        f"""SELECT COALESCE(b.id, v.stream_id)
+              FROM {{batches}} b FULL JOIN (SELECT * FROM {{events_of_batches}} v WHERE type = 'BatchSubmitted') v ON v.stream_id = b.id
+             WHERE (b.user_id, b.mode, b.items::text, b.created_at,
+                    (SELECT count(*) FROM transactions t WHERE t.batch_id = b.id)::text)
+                IS DISTINCT FROM
+                   (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
+                    {_object("v.data")} ->> 'items')""",
     ),
     _over_window(
         "closings_are_sums_of_entries",

@@ -8,12 +8,13 @@ their rows on to those that write entries, balances, closing balances and events
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection
 
 from bank.ledger.decide import AccountState, Command, OriginalState, Outcome, Posting
-from bank.ledger.system import outside_account_id
+from bank.ledger.system import BATCH_LANE, outside_account_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,17 @@ class Pending:
     command: Command
     awaited: bool
     created_at: datetime
+    batch_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a drain took from a lane, oldest first, and where the lane may stand afterwards."""
+    """What a drain took from a lane, oldest first, and where the lane may stand afterwards. `atomic`: it is all of an atomic
+    batch, to be posted together or not at all."""
 
     lane: int
     pending: list[Pending]
+    atomic: bool
     position: int
     candidate: int
     candidate_xid: int | None
@@ -56,17 +60,22 @@ _LOCK_LANE = """
       FROM lanes WHERE lane = %s FOR UPDATE SKIP LOCKED
 """
 
-_PENDING = """
+_COLUMNS = """
     SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency,
-           effective_at, reverses_id::text, awaited, created_at
+           effective_at, reverses_id::text, awaited, created_at, batch_id::text
       FROM transactions
-     WHERE lane = %s AND seq > %s AND status = 'pending'
-     ORDER BY seq LIMIT %s
 """
+
+_PENDING = _COLUMNS + "WHERE lane = %s AND seq > %s AND status = 'pending' ORDER BY seq LIMIT %s"
+
+_BATCH = _COLUMNS + "WHERE batch_id = %s::uuid AND status = 'pending' ORDER BY batch_index"
+
+_ATOMIC = "SELECT id::text FROM batches WHERE id = ANY(%s::uuid[]) AND mode = 'atomic'"
 
 
 def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
-    """Lock the lane and take up to `limit` pending transactions, oldest first.
+    """Lock the lane and take up to `limit` pending transactions, oldest first; of an atomic batch all, however many, and
+    nothing else with them.
 
     None when another drain has the lane. The lock is the transaction's: it ends with it, whatever
     happens to the process.
@@ -75,9 +84,12 @@ def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
     if locked is None:
         return None
     position, candidate, candidate_xid, xmin = locked
-    rows = connection.exec_driver_sql(_PENDING, (lane, position, limit)).fetchall()
-    pending = [_pending(lane, row) for row in rows]
-    last_seq = pending[-1].seq if pending else candidate
+    seen = [_pending(lane, row) for row in connection.exec_driver_sql(_PENDING, (lane, position, limit))]
+    pending, atomic = _of_one_kind(connection, seen) if lane == BATCH_LANE else (seen, False)
+    taken = {row.seq for row in pending}
+    # What was seen and is left to a later claim, as two batches that came at once lie between each other.
+    left = [row.seq for row in seen if row.seq not in taken]
+    last_seq = seen[-1].seq if seen else candidate
     # Sequence order is not commit order: below any seq that was seen, a smaller one may still be
     # uncommitted. Whoever holds it took its transaction id before its seq (the submission sees to
     # that), so before the claim that saw the candidate ended, and so before this later claim took an
@@ -85,10 +97,21 @@ def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
     if candidate_xid is None:
         candidate_xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text::bigint").scalar_one()
     elif candidate_xid <= xmin:
-        # What is still pending up to the candidate is in this batch, unless the batch is full.
-        position = max(position, min(candidate, last_seq) if len(rows) == limit else candidate)
+        # What is still pending up to the candidate is in this claim, unless it is full or something was left.
+        reached = left[0] - 1 if left else last_seq if len(seen) == limit else candidate
+        position = max(position, min(candidate, reached))
         candidate, candidate_xid = last_seq, None
-    return Claim(lane, pending, position, candidate, candidate_xid)
+    return Claim(lane, pending, atomic, position, candidate, candidate_xid)
+
+
+def _of_one_kind(connection: Connection, seen: list[Pending]) -> tuple[list[Pending], bool]:
+    """What a claim takes of those it sees in the lane of the batches: all of the first one's batch, and True, where that is
+    atomic; else what comes before any of an atomic one."""
+    batch_ids = {row.batch_id for row in seen if row.batch_id}
+    atomic = set(connection.exec_driver_sql(_ATOMIC, (_array(batch_ids),)).scalars())
+    if seen and seen[0].batch_id in atomic:
+        return [_pending(BATCH_LANE, row) for row in connection.exec_driver_sql(_BATCH, (seen[0].batch_id,))], True
+    return list(takewhile(lambda row: row.batch_id not in atomic, seen)), False
 
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
@@ -102,7 +125,7 @@ def _pending(lane: int, row: Sequence[Any]) -> Pending:
         effective_at,
         reverses_id,
     )
-    return Pending(seq, kind, command, row[10], row[11])
+    return Pending(seq, kind, command, row[10], row[11], row[12])
 
 
 _ACCOUNTS = """

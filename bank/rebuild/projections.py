@@ -15,6 +15,7 @@ TABLES = {
     "users": ("id",),
     "accounts": ("id",),
     "balances": ("account_id",),
+    "batches": ("id",),
     "transactions": ("id",),
     "entries": ("account_id", "version"),
     "daily_balances": ("account_id", "day"),
@@ -35,17 +36,18 @@ def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
     return _PART.format(type=event_type) + (_NEWEST if newest else "") + statement
 
 
-READ = (
-    "UserRegistered",
-    "UserChanged",
-    "AccountOpened",
-    "AccountChanged",
-    "TransactionSubmitted",
-    "TransactionFailed",
-    "TransactionCompleted",
-    "TransactionRolledBack",
-)
-"""The types of event that the statements read, all in the first version of their shape."""
+READ = {
+    "UserRegistered": 1,
+    "UserChanged": 1,
+    "AccountOpened": 1,
+    "AccountChanged": 1,
+    "BatchSubmitted": 1,
+    "TransactionSubmitted": 2,
+    "TransactionFailed": 1,
+    "TransactionCompleted": 1,
+    "TransactionRolledBack": 1,
+}
+"""The types of event that the statements read, each up to that version of its shape."""
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
@@ -92,6 +94,13 @@ STATEMENTS = [
           FROM newest n WHERE b.account_id = n.stream_id
         """,
         newest=True,
+    ),
+    _of(
+        "BatchSubmitted",
+        f"""
+        INSERT INTO {SHADOW}.batches (id, user_id, mode, items, created_at)
+        SELECT stream_id, actor_id, data->>'mode', (data->>'items')::integer, recorded_at FROM event
+        """,
     ),
     _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event")),
     _of(

@@ -63,6 +63,9 @@ class Transaction(Base):
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # The batch that it came with, and its place there from 0 on; NULL where it came by itself.
+    batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
+    batch_index: Mapped[int | None] = mapped_column(Integer)
     # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
     actor_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
     request_id: Mapped[str | None] = mapped_column(Text)
@@ -81,6 +84,7 @@ class Transaction(Base):
         CheckConstraint("rolled_back_amount BETWEEN 0 AND amount", name="rolled_back_amount"),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),
         CheckConstraint("(type = 'rollback') = (reverses_id IS NOT NULL)", name="reverses_id"),
+        CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="batch_index"),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
         # fillfactor that the migration sets.
@@ -90,6 +94,7 @@ class Transaction(Base):
         Index("ix_transactions_from_user_id_seq", "from_user_id", "seq"),
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
+        Index("ix_transactions_batch", "batch_id", "batch_index", postgresql_where=text("batch_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
     )
 
@@ -105,10 +110,14 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     # SHA-256 of what was asked.
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    transaction_id: Mapped[str] = mapped_column(Id, ForeignKey("transactions.id"))
+    # What the request made: a transaction or a batch.
+    transaction_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
     # NULL while the first request still waits for the outcome (`Prefer: wait`).
     response_status: Mapped[int | None] = mapped_column(SmallInteger)
     response_body: Mapped[bytes | None] = mapped_column(LargeBinary)
     # Until when the first request may hold the answer back; past that it is taken as lost.
     answer_by: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
+
+    __table_args__ = (CheckConstraint("(transaction_id IS NULL) <> (batch_id IS NULL)", name="made"),)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from flask import current_app
 from sqlalchemy import text
@@ -40,6 +40,36 @@ class Found:
     reverses_id: str | None = None
 
 
+class Directory(Protocol):
+    """Where parties are looked up, in the unit of work of `session`: one by one, or among those of a whole batch."""
+
+    @property
+    def session(self) -> Session: ...
+
+    def account(self, account_id: str) -> Party | None:
+        """The customer's account of this id."""
+
+    def default(self, user_id: str, currency: str) -> str | None:
+        """The id of the user's default account in the currency."""
+
+    def open(self, user_id: str, currency: str) -> str:
+        """The id of the default account that is opened for a user who has none. Raises NotFound when there is no such user."""
+
+    def user_named(self, username: str) -> str | None:
+        """The id of the user of this name."""
+
+    def check_teller(self, caller: Principal, owner_id: str) -> None:
+        """Raise Forbidden when a teller acts on an account that is no customer's."""
+
+
+class PartyNotFound(NotFound):
+    """Whom `field` of the request names is not there, or not the caller's."""
+
+    def __init__(self, field: str, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """What a client wants to happen.
@@ -50,7 +80,7 @@ class Intent:
     """
 
     type: TransactionType
-    find: Callable[[Session, Origin], Found]
+    find: Callable[[Directory], Found]
     description: str | None = None
     reference: str | None = None
     metadata: dict[str, Any] | None = None
@@ -63,16 +93,15 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
     if caller.role == Role.CUSTOMER and kind is TransactionType.CREDIT and not config.self_service_deposits:
         raise Forbidden("Only staff may credit an account.")
 
-    def find(session: Session, origin: Origin) -> Found:
+    def find(directory: Directory) -> Found:
         owner_id = caller.id if caller.role == Role.CUSTOMER else None
         if "account_id" in body:
-            party = _account(session, body["account_id"], owner_id)
+            party = _account(directory, body, "account_id", owner_id)
         elif owner_id not in (None, body["user_id"]):
-            raise NotFound
+            raise PartyNotFound("user_id")
         else:
-            opens = kind is TransactionType.CREDIT
-            party = _default(session, body["user_id"], body["currency"], origin if opens else None)
-        check_teller(session, caller, party.user_id)
+            party = _default(directory, body["user_id"], body["currency"], "user_id", opens=kind is TransactionType.CREDIT)
+        directory.check_teller(caller, party.user_id)
         source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
         return Found(source, target, body["minor"], body["currency"])
 
@@ -82,20 +111,23 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
 def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
     """A movement from an account of the caller (for an admin: anybody's) to any customer's account."""
 
-    def find(session: Session, origin: Origin) -> Found:
+    def find(directory: Directory) -> Found:
         if "from_account_id" in body:
             owner_id = None if caller.role == Role.ADMIN else caller.id
-            source = _account(session, body["from_account_id"], owner_id)
+            source = _account(directory, body, "from_account_id", owner_id)
         else:
-            source = _default(session, caller.id, body["currency"], None)
+            source = _default(directory, caller.id, body["currency"], "from_account_id", opens=False)
         if "to_account_id" in body:
-            target = _account(session, body["to_account_id"], None)
+            target = _account(directory, body, "to_account_id", None)
         else:
-            user_id = body["to_user_id"] if "to_user_id" in body else _user_named(session, body["to_username"])
+            field = "to_user_id" if "to_user_id" in body else "to_username"
+            user_id = body[field] if field == "to_user_id" else directory.user_named(body[field])
+            if user_id is None:
+                raise PartyNotFound(field)
             # Only money of that currency opens an account for it; else anybody could fill another's list with empty ones.
-            if source.currency != body["currency"] and accounts.default_account(session, user_id, body["currency"]) is None:
+            if source.currency != body["currency"] and directory.default(user_id, body["currency"]) is None:
                 raise CurrencyMismatch
-            target = _default(session, user_id, body["currency"], origin)
+            target = _default(directory, user_id, body["currency"], field, opens=True)
         return Found(source, target, body["minor"], body["currency"])
 
     return Intent(TransactionType.TRANSFER, find, **_told(body))
@@ -107,15 +139,15 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
     Raises NotReversible for a rollback, and for what is pending or failed.
     """
 
-    def find(session: Session, origin: Origin) -> Found:
-        original = session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
+    def find(directory: Directory) -> Found:
+        original = directory.session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
         staff = caller.role in (Role.TELLER, Role.ADMIN)
         if original is None or not (staff or caller.id in (original.from_user_id, original.to_user_id)):
             raise NotFound
         if not staff and caller.id != original.to_user_id:
             raise Forbidden("Only staff, or who received the money, may move it back.")
         if caller.id != original.to_user_id:
-            check_teller(session, caller, original.from_user_id, original.to_user_id)
+            check_teller(directory.session, caller, original.from_user_id, original.to_user_id)
         if original.type == TransactionType.ROLLBACK or original.status not in ("completed", "rolled_back"):
             raise NotReversible(f"It is a {original.type} that is {original.status}.")
         # Of what is fully rolled back nothing is left: the ledger will say so to a rollback of the whole.
@@ -143,29 +175,53 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body.get(name) for name in ("description", "reference", "metadata")}
 
 
+def _account(directory: Directory, body: Mapping[str, Any], field: str, owner_id: str | None) -> Party:
+    party = directory.account(body[field])
+    if party is None or owner_id not in (None, party.user_id):
+        raise PartyNotFound(field)
+    return party
+
+
+def _default(directory: Directory, user_id: str, currency: str, field: str, *, opens: bool) -> Party:
+    """The user's default account; where there is none it is opened, if money that comes to it `opens` it."""
+    account_id = directory.default(user_id, currency)
+    if account_id is None and not opens:
+        raise PartyNotFound(field, f"There is no default account in {currency}.")
+    try:
+        return Party(account_id or directory.open(user_id, currency), user_id, currency)
+    except NotFound as error:
+        raise PartyNotFound(field) from error
+
+
 _ACCOUNT = "SELECT user_id::text, currency FROM accounts WHERE id = %s::uuid AND kind = 'customer'"
+_USER_NAMED = text("SELECT id::text FROM users WHERE lower(username) = lower(:username)")
 
 
-def _account(session: Session, account_id: str, owner_id: str | None) -> Party:
-    row = session.connection().exec_driver_sql(_ACCOUNT, (account_id,)).one_or_none()
-    if row is None or owner_id not in (None, row[0]):
-        raise NotFound
-    return Party(account_id, *row)
+@dataclass(frozen=True, slots=True)
+class OneByOne:
+    """The directory of a single transaction: each party is asked for when it is needed."""
 
+    session: Session
+    origin: Origin
 
-def _default(session: Session, user_id: str, currency: str, opener: Origin | None) -> Party:
-    """The user's default account; with an `opener` it is opened where there is none."""
-    account_id = accounts.default_account(session, user_id, currency)
-    if account_id is None:
-        if opener is None:
-            raise NotFound(f"There is no default account in {currency}.")
-        account_id = accounts.open_in(session, user_id, currency, None, opener, default_only=True)
-    return Party(account_id, user_id, currency)
+    def account(self, account_id: str) -> Party | None:
+        """See Directory."""
+        row = self.session.connection().exec_driver_sql(_ACCOUNT, (account_id,)).one_or_none()
+        return None if row is None else Party(account_id, *row)
 
+    def default(self, user_id: str, currency: str) -> str | None:
+        """See Directory."""
+        return accounts.default_account(self.session, user_id, currency)
 
-def _user_named(session: Session, username: str) -> str:
-    query = text("SELECT id::text FROM users WHERE lower(username) = lower(:username)")
-    user_id = session.execute(query, {"username": username}).scalar_one_or_none()
-    if user_id is None:
-        raise NotFound
-    return str(user_id)
+    def open(self, user_id: str, currency: str) -> str:
+        """See Directory."""
+        return accounts.open_in(self.session, user_id, currency, None, self.origin, default_only=True)
+
+    def user_named(self, username: str) -> str | None:
+        """See Directory."""
+        user_id: str | None = self.session.execute(_USER_NAMED, {"username": username}).scalar_one_or_none()
+        return user_id
+
+    def check_teller(self, caller: Principal, owner_id: str) -> None:
+        """See Directory."""
+        check_teller(self.session, caller, owner_id)

@@ -17,6 +17,7 @@ COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
     t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version, t.request_id,
+    t.batch_id::text, t.batch_index,
     t.effective_at, t.created_at, t.completed_at
 """
 
@@ -26,7 +27,8 @@ class StoredAnswer:
     """What is kept with an idempotency key: the first answer, or none while the first request waits."""
 
     fingerprint: bytes
-    transaction_id: str
+    # The transaction, or the batch.
+    made_id: str
     status: int | None
     body: bytes | None
     overdue: bool
@@ -47,7 +49,7 @@ class KeyToStore:
 
 
 _FIND_KEY = """
-    SELECT now(), k.fingerprint, k.transaction_id::text, k.response_status, k.response_body, k.answer_by < now()
+    SELECT now(), k.fingerprint, COALESCE(k.transaction_id, k.batch_id)::text, k.response_status, k.response_body, k.answer_by < now()
       FROM (SELECT 1) one
       LEFT JOIN idempotency_keys k ON k.user_id = %s::uuid AND k.route = %s AND k.key = %s
 """
@@ -84,8 +86,8 @@ _SUBMIT = """
 WITH begun AS MATERIALIZED (
     SELECT pg_current_xact_id() AS xid
 ), event AS (
-    INSERT INTO events (stream_id, version, type, data, actor_id, request_id, trace_id)
-    SELECT %(id)s::uuid, 1, 'TransactionSubmitted', %(data)s::json, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
+    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id, trace_id)
+    SELECT %(id)s::uuid, 1, 'TransactionSubmitted', %(schema)s, %(data)s::json, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
       FROM begun WHERE xid IS NOT NULL
     RETURNING position, recorded_at
 ), submitted AS (
@@ -122,6 +124,7 @@ def submit(connection: Connection, transaction_id: str, event: TransactionSubmit
         _SUBMIT,
         {
             "id": transaction_id,
+            "schema": event.SCHEMA,
             "data": data,
             "lane": event.lane,
             "type": event.type,
@@ -192,6 +195,7 @@ class HistoryQuery:
     since: datetime | None = None
     until: datetime | None = None
     reference: str | None = None
+    batch_id: str | None = None
     before: int | None = None
 
 
@@ -204,6 +208,7 @@ _CONDITIONS = {
     "since": "t.created_at >= :since",
     "until": "t.created_at < :until",
     "reference": "t.reference = :reference",
+    "batch_id": "t.batch_id = CAST(:batch_id AS uuid)",
     "before": "t.seq < :before",
 }
 
@@ -213,7 +218,12 @@ def history(session: Session, query: HistoryQuery) -> Sequence[Row[Any]]:
     parameters = {name: value for name in _CONDITIONS if (value := getattr(query, name)) is not None}
     conditions = "".join(f" AND {_CONDITIONS[name]}" for name in parameters)
     party = query.account_id or query.user_id
-    if party is None:
+    if query.batch_id is not None:
+        # The order of `seq` is that of the batch, which has an index and ten thousand transactions at most.
+        side = "account_id" if query.account_id else "user_id"
+        own = "" if party is None else f"AND CAST(:party AS uuid) IN (t.from_{side}, t.to_{side})"
+        source = f"SELECT t.seq FROM transactions t WHERE true {own} {conditions} ORDER BY t.batch_index DESC LIMIT :limit"
+    elif party is None:
         source = f"SELECT t.seq FROM transactions t WHERE true {conditions} ORDER BY t.seq DESC LIMIT :limit"
     else:
         # Each side has an index in the order of `seq`; the newest of both are merged here, so a page
@@ -254,7 +264,7 @@ def present(row: Any) -> dict[str, Any]:
         "failure_code": row.failure_code,
         "reverses_id": row.reverses_id,
         "rolled_back_amount": format_amount(row.rolled_back_amount, currency),
-        "batch_id": None,
+        "batch_id": row.batch_id,
         "schedule_id": None,
         "effective_at": timestamp(row.effective_at),
         "created_at": timestamp(row.created_at),

@@ -68,7 +68,7 @@ def _documented(view: View) -> View:
     return view
 
 
-def _asked() -> service.Asked:
+def asked() -> service.Asked:
     """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
@@ -80,18 +80,18 @@ def _asked() -> service.Asked:
 
 
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
-    asked = _asked()
+    how = asked()
     if query.get("dry_run") == "true":
-        return json_response(service.preview(intent, origin(), _viewer()))
-    answer = service.submit(intent, body, origin(), asked)
+        return json_response(service.preview(intent, origin(), viewer()))
+    answer = service.submit(intent, body, origin(), how)
     headers = {}
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
     if answer.waited:
-        headers["Preference-Applied"] = f"wait={asked.wait_seconds}"
+        headers["Preference-Applied"] = f"wait={how.wait_seconds}"
     if answer.status == 422:
         raise LedgerRefused(orjson.loads(answer.body), headers)
-    headers["Location"] = f"/api/v1/transactions/{answer.transaction_id}"
+    headers["Location"] = f"/api/v1/transactions/{answer.made_id}"
     return Response(answer.body, status=answer.status, mimetype="application/json", headers=headers)
 
 
@@ -161,7 +161,7 @@ def history(query: dict[str, Any]) -> Response:
 
     Customers see those of their own accounts, staff all.
     """
-    viewer_id = _viewer()
+    viewer_id = viewer()
     if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
         raise Forbidden("Only staff may name a user.")
     filters = {name: value for name, value in query.items() if name != "cursor"}
@@ -178,7 +178,7 @@ def get_transaction(transaction_id: UUID) -> Response:
 
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
-    found = service.get(str(transaction_id), _viewer())
+    found = service.get(str(transaction_id), viewer())
     return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
 
 
@@ -193,9 +193,9 @@ def get_receipt(transaction_id: UUID) -> Response:
     To be checked offline, with the bank's public key alone, by `bank verify-receipt` or docs/recipes/verify_receipt.py. For its two
     parties and staff. The balances after it are closed to the parties, and who asked for it to all but auditors and admins.
     """
-    return json_response(service.receipt(str(transaction_id), _viewer(), origin=principal().may_read_all))
+    return json_response(service.receipt(str(transaction_id), viewer(), origin=principal().may_read_all))
 
 
-def _viewer() -> str | None:
+def viewer() -> str | None:
     """None for staff, who may read everything; else the caller's id."""
     return principal().id if principal().role == Role.CUSTOMER else None

@@ -13,12 +13,24 @@ from bank.replay import jobs
 from bank.users.models import Role
 from tests.conftest import Person
 
-TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins", "replays")
+TABLES = (
+    "transactions",
+    "entries",
+    "events",
+    "audit_logs",
+    "idempotency_keys",
+    "accounts",
+    "balances",
+    "users",
+    "logins",
+    "replays",
+    "batches",
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished."""
+    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished, `batch` is Alice's."""
 
     alice: Person
     bob: Person
@@ -29,6 +41,7 @@ class Stage:
     bobs_account: str
     transaction: str
     replay: str
+    batch: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -37,6 +50,7 @@ class Stage:
             "bobs_account": self.bobs_account,
             "transaction": self.transaction,
             "replay": self.replay,
+            "batch": self.batch,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -55,6 +69,9 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
     replay = admin.post("/admin/replays", {"until_position": 0}).json["id"]
     with app.app_context():
         assert jobs.run(replay)
+    item = {"type": "transfer", "to_account_id": bobs_account, "amount": "0.01", "currency": "USD"}
+    batch = alice.post("/transactions/batch", {"mode": "independent", "transactions": [item] * 3}).json["id"]
+    post_all()
     return Stage(
         alice=alice,
         bob=bob,
@@ -65,6 +82,7 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         bobs_account=bobs_account,
         transaction=response.json["id"],
         replay=replay,
+        batch=batch,
     )
 
 

@@ -74,6 +74,28 @@ NO_POSITION = [
     str(2**63), str(2**64), "9" * 40, "9" * 5000,
 ]  # fmt: skip
 
+
+def batch_of(**fields: str) -> str:
+    good = {"type": '"credit"', "account_id": '"{account}"', "amount": '"1.00"', "currency": '"USD"'}
+    return f"[{as_json({**good, **fields})}]"
+
+
+def as_json(fields: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
+
+
+NO_BATCH = [
+    "null", "1", "1.5", "true", "[]", "{}", '""', "[null]", "[1]", "[[]]", '["x"]', "[{}]",
+    *[batch_of(type=text) for text in [*NO_CHOICE, '"rollback"', '"Credit"']],
+    *[batch_of(amount=text) for text in NO_AMOUNT],
+    *[batch_of(account_id=text) for text in NO_ID],
+    *[batch_of(currency=text) for text in NO_CURRENCY],
+    *[batch_of(metadata=text) for text in NO_METADATA],
+    *[batch_of(effective_at=text) for text in [*NO_MOMENT, '"2999-01-01T00:00:00Z"']],
+    *[batch_of(reference=text) for text in no_text_over(100)],
+    *[batch_of(**{name: '"x"'}) for name in ("batch_id", "batch_index", "lane", "minor", "to_user_id", "from_account_id", "mode", "")],
+]  # fmt: skip
+
 # method, path, who asks, a good body as JSON texts, and for each field what is wrong for it.
 BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = {
     "open account": (
@@ -105,6 +127,11 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
          "description": '"Rent"', "reference": '"A-1"', "metadata": '{"a": "b"}'},
         {"from_account_id": NO_ID, "to_account_id": NO_ID, "to_user_id": NO_ID, "to_username": no_text_over(64), "amount": NO_AMOUNT,
          "currency": NO_CURRENCY, "description": no_text_over(500), "reference": no_text_over(100), "metadata": NO_METADATA},
+    ),
+    "batch": (
+        "POST", "/transactions/batch", "alice",
+        {"mode": '"atomic"', "transactions": '[{"type": "credit", "account_id": "{account}", "amount": "1.00", "currency": "USD"}]'},
+        {"mode": NO_CHOICE, "transactions": NO_BATCH},
     ),
     "rollback": (
         "POST", "/transactions/{transaction}/rollback", "alice", {"amount": '"1.00"', "reason": '"Returned goods"'},
@@ -141,6 +168,7 @@ REQUIRED = {
     "credit": ["account_id", "amount", "currency"],
     "debit": ["account_id", "amount", "currency"],
     "transfer": ["to_account_id", "amount", "currency"],
+    "batch": ["mode", "transactions"],
     "rollback": ["reason"],
     "register": ["username", "email", "password"],
     "log in": ["username", "password"],
@@ -161,10 +189,6 @@ UNKNOWN = [
     "__proto__",
     "",
 ]
-
-
-def as_json(fields: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
 
 
 def send(stage: Any, request: str, body: str | bytes, content_type: str | None = "application/json", **kwargs: Any) -> Any:
@@ -253,6 +277,9 @@ def test_a_body_that_is_no_json_object_of_ours_is_refused(stage, nothing_written
         for what, body, content_type, statuses in ELSE:
             if request_ in ALL_OPTIONAL and what in ("empty", "an empty object"):
                 continue
+            # A batch may be as large as 8 MB.
+            if request_ == "batch" and what == "64 KB and more":
+                continue
             response = send(stage, request_, body, content_type)
             assert response.status_code in statuses, (what, response.status_code, response.text[:300])
             check_problem(response, response.status_code)
@@ -303,6 +330,8 @@ NOT_THERE = [
     ("alice", "POST", f"/transactions/{NOBODY}/rollback", {"reason": "x"}),
     ("bob", "GET", "/transactions/{transaction}", None),
     ("alice", "GET", f"/transactions/{NOBODY}", None),
+    ("bob", "GET", "/transactions/batch/{batch}", None),
+    ("alice", "GET", f"/transactions/batch/{NOBODY}", None),
     ("alice", "GET", "/transactions/history?account_id={bobs_account}", None),
     ("alice", "GET", f"/transactions/history?account_id={NOBODY}", None),
     ("alice", "GET", "/balances/current?account_id={bobs_account}", None),
@@ -341,6 +370,7 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/accounts/{}/entries",
         "/transactions/{}",
         "/transactions/{}/rollback",
+        "/transactions/batch/{}",
         "/users/{}",
         "/nothing/{}",
         "/admin/replays/{}",
@@ -360,7 +390,9 @@ QUERIES: dict[str, dict[str, str]] = {
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",
+        "batch_id": "id",
     },
+    "/transactions/batch/{batch}": {"limit": "limit", "cursor": "cursor", "status": "choice"},
     "/transactions/{transaction}": {},
     "/balances/current": {"limit": "limit", "cursor": "cursor", "account_id": "id", "currency": "currency", "user_id": "id"},
     "/balances/historical?account_id={account}": {"from": "moment", "to": "moment", "interval": "choice"},
@@ -539,6 +571,7 @@ def test_no_route_takes_a_token_that_is_not_good(app, stage, client, bad_tokens,
                 "transaction_id": stage.transaction,
                 "user_id": stage.alice.id,
                 "replay_id": stage.replay,
+                "batch_id": stage.batch,
             }.items():
                 path = path.replace("{" + name + "}", value)
             check_problem(client.open(path, method=method, json={}), 401)

@@ -53,6 +53,10 @@ _FILL = (
     """UPDATE balances b SET amount = e.amount, version = e.version, overdraft_limit = 1000000
          FROM (SELECT account_id, sum(amount) AS amount, max(version) AS version FROM entries GROUP BY 1) e
         WHERE e.account_id = b.account_id""",
+    # There were many batches, and the last ten thousand transactions came in one.
+    """INSERT INTO batches (id, user_id, mode, items)
+       SELECT md5('b' || g)::uuid, id, 'independent', 10000 FROM users CROSS JOIN generate_series(1, 1000) g""",
+    """UPDATE transactions SET batch_id = md5('b1')::uuid, batch_index = seq - %(transfers)s + 9999 WHERE seq > %(transfers)s - 10000""",
     "DROP TABLE planned",
     # A replay of every day of a year, of which the last is finished.
     """INSERT INTO replays (id, asked_by, until_position, from_start, status, created_at)
@@ -101,6 +105,7 @@ def reads(client: FlaskClient) -> list[str]:
     hot, rare = (query(environ, "SELECT md5(%s)::uuid::text", str(number))[0][0] for number in (ACCOUNTS - 1, 7))
     [transaction] = query(environ, "SELECT id::text FROM transactions WHERE seq = 249500")[0]
     [user] = query(environ, "SELECT id::text FROM users")[0]
+    batch = query(environ, "SELECT md5('b1')::uuid::text")[0][0]
     replay = query(environ, "SELECT md5('r365')::uuid::text")[0][0]
     history = "/transactions/history?limit=20"
     return [
@@ -114,6 +119,10 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&account_id={rare}&type=transfer&status=completed&currency=USD&min_amount=0&max_amount=5",
         f"{history}&user_id={user}",
         f"{history}&reference=R77777",
+        f"{history}&batch_id={batch}",
+        f"{history}&batch_id={batch}&account_id={rare}&status=completed",
+        f"/transactions/batch/{batch}?limit=20",
+        f"/transactions/batch/{batch}?status=failed",
         "/balances/current?limit=20",
         f"/balances/current?account_id={hot}",
         f"/balances/current?user_id={user}",
@@ -151,7 +160,7 @@ def audit_searches(transaction: str, user: str) -> list[str]:
 
 
 # Tables that grow with the bank; `accounts` and `users` have too few rows here for the planner to care.
-_GROWING = re.compile(r"Seq Scan on (transactions|entries|events|audit_logs|daily_balances|blocks|replays|replayed_accounts)\b")
+_GROWING = re.compile(r"Seq Scan on (transactions|batches|entries|events|audit_logs|daily_balances|blocks|replays|replayed_accounts)\b")
 
 
 @pytest.mark.slow

@@ -266,6 +266,10 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
         {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
     ),
+    "a transaction taken out of its batch": (
+        "UPDATE transactions SET batch_id = NULL, batch_index = NULL WHERE batch_id = :batch AND batch_index = 1",
+        {"transactions_are_as_events_say": {"second"}, "batches_are_as_events_say": {"batch"}},
+    ),
 }
 
 # A column of a transaction or an account that is not what the events say, and nothing else.
@@ -289,6 +293,7 @@ CHANGED = {
             "created_at = created_at - interval '1 microsecond'",
             "completed_at = completed_at + interval '1 microsecond'",
             "rolled_back_amount = rolled_back_amount + 1",
+            "batch_id = gen_random_uuid(), batch_index = 0",
             "status = 'rolled_back'",
         ),
         "failed": ("failure_code = 'account_frozen'",),
@@ -302,6 +307,14 @@ CHANGED = {
             "created_at = created_at - interval '1 microsecond'",
         ),
         "alice": ("is_default = false",),
+    },
+    "batches_are_as_events_say": {
+        "batch": (
+            "user_id = gen_random_uuid()",
+            "mode = 'atomic'",
+            "items = items + 1",
+            "created_at = created_at - interval '1 microsecond'",
+        ),
     },
 }
 for _check, _of in CHANGED.items():
@@ -321,7 +334,7 @@ DAMAGE |= {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
-    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "pending")}
+    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "pending")}
 
     def entries(condition: str) -> list[str]:
         query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"
@@ -335,6 +348,9 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
         "all of alice's": entries("account_id = :alice"),
         "from the transfer on": entries(
             "version >= (SELECT version FROM entries t WHERE t.account_id = e.account_id AND transaction_id = :transfer)"
+        ),
+        "second": list(
+            superuser.execute(text("SELECT id::text FROM transactions WHERE batch_id = :batch AND batch_index = 1"), ids).scalars()
         ),
         "lane": [f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}"],
     }

@@ -261,8 +261,8 @@ def test_an_older_posting_that_comes_last_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["TransactionSubmitted", "TransactionCompleted", "AccountOpened", "Waved"])
 def test_an_event_that_this_version_cannot_read_stops_the_replay(kind: str) -> None:
-    with pytest.raises(UnknownEventError, match=rf"Event 17 is a {kind} of version 2"):
-        State().apply([(17, kind, 2, new_id(), "{}")])
+    with pytest.raises(UnknownEventError, match=rf"Event 17 is a {kind} of version 3"):
+        State().apply([(17, kind, 3, new_id(), "{}")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +288,8 @@ def test_old_and_new_versions_of_an_event_are_read_side_by_side(monkeypatch: pyt
 def test_a_submission_in_an_old_version_comes_with_its_data(books: Books, within: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the statement leaves data out must not hide an old shape from its upcaster."""
     upcast: list[dict[str, Any]] = []
-    monkeypatch.setattr("bank.replay.state.TransactionSubmitted.SCHEMA", 2)
-    monkeypatch.setitem(types.UPCASTERS, ("TransactionSubmitted", 1), lambda data: upcast.append(data) or data)
+    monkeypatch.setattr("bank.replay.state.TransactionSubmitted.SCHEMA", 3)
+    monkeypatch.setitem(types.UPCASTERS, ("TransactionSubmitted", 2), lambda data: upcast.append(data) or data)
     assert replayed().submitted == len(upcast) > 0
     assert all("lane" in data for data in upcast)
 
@@ -315,7 +315,7 @@ def test_memory_does_not_grow_with_transactions() -> None:
     state.apply(
         row
         for number in range(1, 1_001)
-        for row in ((1, "TransactionSubmitted", 1, new_id(), None),
+        for row in ((1, "TransactionSubmitted", 2, new_id(), None),
                     (1, "TransactionCompleted", 1, new_id(), f'{{"entries":[["{account_id}",{number},5,{number * 5}]]}}'))
     )  # fmt: skip
     assert len(state.dump()) < few + 20

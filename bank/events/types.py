@@ -82,7 +82,13 @@ class AccountChanged(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionSubmitted(Happened):
-    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`."""
+    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`.
+
+    Since its second version it may be about a hold: with `expires_at` it asks for one, with `captures_id` or `voids_id` it
+    takes from that one or lets it go.
+    """
+
+    SCHEMA: ClassVar[int] = 2
 
     lane: int
     type: str
@@ -102,6 +108,10 @@ class TransactionSubmitted(Happened):
     awaited: bool
     # RFC 3339; None: it counts from when it was recorded.
     effective_at: str | None
+    # RFC 3339; None: it is no hold.
+    expires_at: str | None = None
+    captures_id: str | None = None
+    voids_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,49 @@ class TransactionRolledBack(Happened):
     rolled_back_amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionHeld(Happened):
+    """It reserves `amount` minor units of the account, and moves nothing. Stream: the hold."""
+
+    account_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionVoided(Happened):
+    """It let its hold go, and moved nothing. Stream: the void, which is a transaction as a rollback is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCaptured(Happened):
+    """A capture took `amount` minor units; `captured_amount` in sum so far, `held_amount` is left. Stream: the hold."""
+
+    capture_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    held_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldVoided(Happened):
+    """A void let the last `amount` minor units go; `captured_amount` in sum had been taken. Stream: the hold."""
+
+    void_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldExpired(Happened):
+    """Its time was over, which let the last `amount` minor units go. Stream: the hold."""
+
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
 TYPES: dict[str, type[Happened]] = {
     name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
 }
@@ -141,7 +194,9 @@ TYPES: dict[str, type[Happened]] = {
 
 NAMES = list(TYPES)
 
-UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("TransactionSubmitted", 1): lambda data: {**data, "expires_at": None, "captures_id": None, "voids_id": None},
+}
 """What makes the data of a type's next version from the data of the version named here. A new version comes with
 its upcaster, and with an example among those of the tests."""
 

@@ -63,6 +63,14 @@ class Transaction(Base):
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # Until when a hold reserves; NULL: it is none.
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    # What an open hold still reserves, and what captures have taken of it, in minor units of `currency`.
+    held_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    captured_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # The hold that this transfer takes from; the hold that this one, which moves nothing, lets go.
+    captures_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    voids_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
     actor_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
     request_id: Mapped[str | None] = mapped_column(Text)
@@ -81,6 +89,14 @@ class Transaction(Base):
         CheckConstraint("rolled_back_amount BETWEEN 0 AND amount", name="rolled_back_amount"),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),
         CheckConstraint("(type = 'rollback') = (reverses_id IS NOT NULL)", name="reverses_id"),
+        CheckConstraint("held_amount >= 0 AND captured_amount >= 0 AND held_amount + captured_amount <= amount", name="hold_parts"),
+        CheckConstraint("(status = 'held') = (held_amount > 0)", name="held"),
+        CheckConstraint("expires_at IS NOT NULL OR (held_amount = 0 AND captured_amount = 0)", name="hold"),
+        CheckConstraint(
+            "(expires_at IS NOT NULL)::int + (captures_id IS NOT NULL)::int + (voids_id IS NOT NULL)::int <= "
+            "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
+            name="hold_requests",
+        ),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
         # fillfactor that the migration sets.
@@ -91,6 +107,15 @@ class Transaction(Base):
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
+        # The open holds. By `held_amount`, which stays 0 in all other rows, for the same reason.
+        Index("ix_transactions_held", "from_account_id", postgresql_where=text("held_amount > 0")),
+        Index("ix_transactions_expiring", "expires_at", postgresql_where=text("held_amount > 0")),
+        Index(
+            "ix_transactions_hold",
+            text("COALESCE(captures_id, voids_id)"),
+            "seq",
+            postgresql_where=text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
+        ),
     )
 
 

@@ -95,6 +95,15 @@ class WholeNumber(fields.Integer):
         return value
 
 
+class Flag(fields.Boolean):
+    """true or false in a body: Boolean alone takes "yes", 1 and "off"."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Must be true or false.")
+        return value
+
+
 class Identifier(fields.String):
     """A UUID, as a lower-case string with hyphens."""
 

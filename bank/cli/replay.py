@@ -26,9 +26,9 @@ from bank.web.fields import Identifier, Moment
 # Exit codes: the account was not there; it could not be found out.
 NOT_THERE, UNKNOWN = 1, 2
 
-_COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "overdraft_limit", "version")
+_COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "held", "overdraft_limit", "version")
 
-_COUNTS = ("users", "submitted", "completed", "failed", "pending")
+_COUNTS = ("users", "submitted", "completed", "failed", "held", "voided", "pending")
 
 # Columns of text; wider than any row.
 _WIDE = 1_000
@@ -122,7 +122,7 @@ def _print_json(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> N
 
 def _print_csv(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
     # As numbers, which no spreadsheet takes for a formula when they are negative.
-    money = ("balance", "overdraft_limit")
+    money = ("balance", "held", "overdraft_limit")
     rows = [{**account, **{name: account[name] and Decimal(account[name]) for name in money}} for account in accounts]
     for piece in streaming.csv_lines(_COLUMNS, [rows]):
         click.echo(piece, nl=False)

@@ -118,15 +118,16 @@ def fill(position: int, end: int, watch: Callable[[int], None]) -> None:
 
 
 _UNKNOWN = """
-    SELECT position, type, schema FROM events
-     WHERE position > %(low)s AND position <= %(high)s AND (type <> ALL(%(read)s) OR schema <> 1) LIMIT 1
+    SELECT position, type, schema FROM events LEFT JOIN unnest(%(types)s, %(schemas)s) AS read (type, newest) USING (type)
+     WHERE position > %(low)s AND position <= %(high)s AND (newest IS NULL OR schema NOT BETWEEN 1 AND newest) LIMIT 1
 """
 
 
 def apply(connection: Connection, end: int) -> None:
     """Apply the events from where the shadow stands up to position `end`. Raises UnknownEventError."""
     low = connection.exec_driver_sql(f"SELECT position FROM {SHADOW}.progress FOR UPDATE").scalar_one()
-    unknown = connection.exec_driver_sql(_UNKNOWN, {"low": low, "high": end, "read": list(READ)}).first()
+    known = {"types": list(READ), "schemas": list(READ.values())}
+    unknown = connection.exec_driver_sql(_UNKNOWN, {"low": low, "high": end, **known}).first()
     if unknown is not None:
         raise UnknownEventError(f"Event {unknown[0]} is a {unknown[1]} of version {unknown[2]}, which this bank cannot read.")
     for statement in STATEMENTS:

@@ -41,6 +41,8 @@ class ReplayAnswer(Schema):
     submitted = fields.Integer(allow_none=True, metadata={"description": "How many transactions; those that wait are submitted only."})
     completed = fields.Integer(allow_none=True)
     failed = fields.Integer(allow_none=True, metadata={"description": "How many the ledger had refused."})
+    held = fields.Integer(allow_none=True, metadata={"description": "How many holds were open."})
+    voided = fields.Integer(allow_none=True, metadata={"description": "How many holds were let go, and what did so."})
     error = fields.String(allow_none=True, metadata={"description": "Why the replay failed."})
     created_at = fields.String(metadata=_TIME)
     finished_at = fields.String(allow_none=True, metadata=_TIME)
@@ -56,6 +58,7 @@ class ReplayedAccountAnswer(Schema):
     name = fields.String(allow_none=True)
     status = fields.String(metadata={"enum": ["active", "frozen", "closed"]})
     balance = fields.String(metadata=_MONEY)
+    held = fields.String(metadata={"example": "0.00", "description": "What of the balance was reserved by holds."})
     overdraft_limit = fields.String(allow_none=True, metadata={"example": "0.00", "description": "None: without a limit."})
     version = fields.Integer(metadata={"description": "How many entries the account had."})
 

@@ -67,7 +67,7 @@ def ask(until: Until, account_id: str | None, origin: Origin) -> dict[str, Any]:
 _GET = text(
     """
     SELECT id::text, status, until_position, until_time, account_id::text, position, end_position, users, submitted, completed,
-           failed, error, created_at, finished_at
+           failed, held, voided, error, created_at, finished_at
       FROM replays WHERE id = :id
     """
 )
@@ -92,7 +92,7 @@ def _percent(row: Row[Any]) -> int:
 
 _ACCOUNTS = text(
     """
-    SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, version
+    SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, version, held
       FROM replayed_accounts
      WHERE replay_id = :id AND (CAST(:after AS uuid) IS NULL OR account_id > :after)
      ORDER BY account_id LIMIT :limit
@@ -124,6 +124,7 @@ def present(account_id: str, account: Account | Row[Any]) -> dict[str, Any]:
         "name": account.name,
         "status": account.status,
         "balance": format_amount(account.balance, currency),
+        "held": format_amount(account.held, currency),
         "overdraft_limit": None if limit is None else format_amount(limit, currency),
         "version": account.version,
     }

@@ -24,7 +24,7 @@ class Teller:
         login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
         self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
 
-    def post(self, path: str, **body: str) -> str:
+    def post(self, path: str, **body: str | bool) -> str:
         """POST to `/api/v1` + path; the id of what came to be."""
         response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
         assert response.status_code in (201, 202), response.json
@@ -61,6 +61,13 @@ class Books:
     rolled_back: str
     failed: str
     pending: str
+    # Of the first hold a part is captured and the rest is open, the second was let go after a part of it had been captured, the
+    # third at once.
+    held: str
+    capture: str
+    captured: str
+    voided: str
+    void: str
 
     def drain(self) -> None:
         """Post what is pending, as the workers would."""
@@ -110,8 +117,18 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
         drain(app)
+        held, captured, voided = (
+            teller.post("/transactions/transfer", amount=amount, hold=True, **parties) for amount in ("10.00", "5.00", "3.00")
+        )
+        drain(app)
+        capture = teller.post(f"/transactions/{held}/capture", amount="4.00")
+        teller.post(f"/transactions/{captured}/capture", amount="2.00")
+        teller.post(f"/transactions/{captured}/void")
+        void = teller.post(f"/transactions/{voided}/void", reason="Out of stock")
+        drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, pending)
+        people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, pending)
+        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void)
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

@@ -28,7 +28,7 @@ NOT_THERE, UNKNOWN = 1, 2
 
 _COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "held", "overdraft_limit", "version")
 
-_COUNTS = ("users", "submitted", "completed", "failed", "held", "voided", "pending")
+_COUNTS = ("users", "submitted", "completed", "failed", "open_holds", "voided", "pending")
 
 # Columns of text; wider than any row.
 _WIDE = 1_000
@@ -105,7 +105,7 @@ def _print_table(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> 
         # A file or a pipe has no width; an id that is broken in two is of no use there.
         console.width = _WIDE
     for name, count in counts.items():
-        console.print(f"{name:10}{count:,}")
+        console.print(f"{name:11}{count:,}")
     table = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))
     for column in table.columns[6:]:
         column.justify = "right"

@@ -214,13 +214,13 @@ def _finish(claim: _Claim, end: Goal, state: State) -> None:
             session,
             """status = 'finished', finished_at = now(), position = :position, end_position = :position,
                users = :users, submitted = :submitted, completed = :completed, failed = :failed,
-               held = :held, voided = :voided""",
+               open_holds = :open_holds, voided = :voided""",
             position=end.position,
             users=state.users,
             submitted=state.submitted,
             completed=state.completed,
             failed=state.failed,
-            held=state.held,
+            open_holds=state.open_holds,
             voided=state.voided,
         )
         for start in range(0, len(rows), _SET):

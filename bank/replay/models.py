@@ -45,7 +45,7 @@ class Replay(Base):
     submitted: Mapped[int | None] = mapped_column(BigInteger)
     completed: Mapped[int | None] = mapped_column(BigInteger)
     failed: Mapped[int | None] = mapped_column(BigInteger)
-    held: Mapped[int | None] = mapped_column(BigInteger)
+    open_holds: Mapped[int | None] = mapped_column(BigInteger)
     voided: Mapped[int | None] = mapped_column(BigInteger)
     # What went wrong, for people.
     error: Mapped[str | None] = mapped_column(Text)

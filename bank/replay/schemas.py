@@ -41,7 +41,7 @@ class ReplayAnswer(Schema):
     submitted = fields.Integer(allow_none=True, metadata={"description": "How many transactions; those that wait are submitted only."})
     completed = fields.Integer(allow_none=True)
     failed = fields.Integer(allow_none=True, metadata={"description": "How many the ledger had refused."})
-    held = fields.Integer(allow_none=True, metadata={"description": "How many holds were open."})
+    open_holds = fields.Integer(allow_none=True, metadata={"description": "How many transactions were holds that had something left."})
     voided = fields.Integer(allow_none=True, metadata={"description": "How many holds were let go, and what did so."})
     error = fields.String(allow_none=True, metadata={"description": "Why the replay failed."})
     created_at = fields.String(metadata=_TIME)

@@ -67,7 +67,7 @@ def ask(until: Until, account_id: str | None, origin: Origin) -> dict[str, Any]:
 _GET = text(
     """
     SELECT id::text, status, until_position, until_time, account_id::text, position, end_position, users, submitted, completed,
-           failed, held, voided, error, created_at, finished_at
+           failed, open_holds, voided, error, created_at, finished_at
       FROM replays WHERE id = :id
     """
 )

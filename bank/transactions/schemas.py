@@ -65,7 +65,7 @@ class Transfer(MoneySchema):
     hold = Flag(metadata={"description": "Reserve the money, to be captured or voided later, and do not move it."})
     expires_at = Moment(metadata={"description": "Of a hold: kept until then, at most 31 days. Default: 7 days."})
 
-    @validates_schema
+    @validates_schema(skip_on_field_errors=True)
     def _only_of_holds(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "expires_at" in data and not data.get("hold"):
             raise ValidationError("Needs `hold`.", "expires_at")

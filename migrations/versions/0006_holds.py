@@ -41,12 +41,12 @@ def upgrade() -> None:
         postgresql_where=sa.text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
     )
     op.add_column("replayed_accounts", sa.Column("held", sa.BigInteger(), server_default="0", nullable=False))
-    for column in ("held", "voided"):
+    for column in ("open_holds", "voided"):
         op.add_column("replays", sa.Column(column, sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    for column in ("voided", "held"):
+    for column in ("voided", "open_holds"):
         op.drop_column("replays", column)
     op.drop_column("replayed_accounts", "held")
     for index in ("ix_transactions_hold", "ix_transactions_expiring", "ix_transactions_held"):

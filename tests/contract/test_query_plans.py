@@ -96,6 +96,8 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&account_id={rare}&type=transfer&status=completed&currency=USD&min_amount=0&max_amount=5",
         f"{history}&user_id={user}",
         f"{history}&reference=R77777",
+        f"{history}&hold_id={transaction}",
+        f"{history}&hold_id={transaction}&user_id={user}",
         "/balances/current?limit=20",
         f"/balances/current?account_id={hot}",
         f"/balances/current?user_id={user}",
@@ -157,7 +159,7 @@ def test_no_read_scans_a_table_that_grows(big: FlaskClient) -> None:
             event.remove(engine, "before_cursor_execute", note)
         scans = []
         with engine.connect() as connection:
-            known_bad = connection.exec_driver_sql("EXPLAIN SELECT FROM entries WHERE amount = 5").scalars()
+            known_bad = connection.exec_driver_sql("EXPLAIN SELECT FROM entries WHERE balance = 5").scalars()
             assert _GROWING.search("\n".join(known_bad))
             for statement, (path, parameters) in statements.items():
                 plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))

@@ -68,7 +68,19 @@ def test_a_replay_is_queued_rung_for_and_finished(books: Books, account: str) ->
         # What «now» means is written down.
         "until_position": position,
         **dict.fromkeys(
-            ("until_time", "account_id", "position", "end_position", "users", "submitted", "completed", "failed", "held", "voided", "error")
+            (
+                "until_time",
+                "account_id",
+                "position",
+                "end_position",
+                "users",
+                "submitted",
+                "completed",
+                "failed",
+                "open_holds",
+                "voided",
+                "error",
+            )
         ),
         "progress": 0,
         "created_at": asked["created_at"],

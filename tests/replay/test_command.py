@@ -38,7 +38,7 @@ def test_json_is_one_object_and_nothing_else_is_on_standard_output(books: Books,
         "submitted": 4,
         "completed": 2,
         "failed": 1,
-        "held": 0,
+        "open_holds": 0,
         "voided": 0,
         "pending": 1,
     }
@@ -72,7 +72,7 @@ def test_csv_holds_the_accounts_with_numbers_as_numbers_and_no_formula(books: Bo
 def test_the_table_shows_the_counts_and_the_accounts(books: Books, account: str) -> None:
     result = books.run("replay", "--account", account)
     lines = result.stdout.splitlines()
-    assert f"position  {books.end():,}" in lines and "pending   1" in lines
+    assert f"position   {books.end():,}" in lines and "pending    1" in lines
     [row] = [line for line in lines if line.startswith(account)]
     assert "[bold]" in row and "-12.34" in row and row.count(" USD ") == 1
     assert len([line for line in lines if "customer" in line]) == 1

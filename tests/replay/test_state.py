@@ -48,7 +48,7 @@ def seen(books: Books, accounts: list[str]) -> dict[str, Any]:
         "users": books.query("SELECT count(*) FROM users")[0][0],
         "submitted": statuses.total(),
         "pending": statuses["pending"],
-        "held": statuses["held"],
+        "open_holds": statuses["held"],
         "voided": statuses["voided"],
         "failed": statuses["failed"],
         "completed": statuses["completed"] + statuses["rolled_back"],
@@ -61,7 +61,7 @@ def shown(state: State, accounts: list[str]) -> dict[str, Any]:
     for account in found.values():
         assert account.pop("kind") == "customer"
         account.pop("id")
-    counts = {name: getattr(state, name) for name in ("users", "submitted", "pending", "held", "voided", "failed", "completed")}
+    counts = {name: getattr(state, name) for name in ("users", "submitted", "pending", "open_holds", "voided", "failed", "completed")}
     return {"accounts": found, **counts}
 
 

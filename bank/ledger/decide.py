@@ -172,7 +172,8 @@ def decide(
 def _decide_one(command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]) -> Outcome:
     source = accounts[command.from_account_id]
     target = accounts[command.to_account_id]
-    original = originals[command.original_id] if command.original_id is not None else None
+    original_id = command.original_id
+    original = originals[original_id] if original_id is not None else None
     code = _objection(command, source, target, original)
     if code is not None:
         return Refusal(command, code)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bank.ledger.decide import AccountState, Command, HoldDraft, OriginalState, Outcome, Posting, Refusal, Release, Reservation
+from bank.ledger.decide import AccountState, Command, HoldDraft, OriginalState, Outcome, Posting, Refusal, Reservation
 from bank.ledger.system import outside_account_id
 
 
@@ -134,8 +134,9 @@ def load_states(connection: Connection, commands: Sequence[Command], *, lock: bo
         ids.add(command.from_account_id)
         ids.add(command.to_account_id)
         effective.append(command.effective_at)
-        if command.original_id is not None:
-            original_ids.add(command.original_id)
+        original_id = command.original_id
+        if original_id is not None:
+            original_ids.add(original_id)
     in_order = " ORDER BY {} FOR NO KEY UPDATE" if lock else ""
     rows = connection.exec_driver_sql(_ACCOUNTS + in_order.format("balances.account_id"), (_array(ids),)).fetchall()
     accounts = {row[0]: AccountState(*row[:7]) for row in rows}
@@ -352,8 +353,8 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
         states.posted_at,
         [
             ("HoldCaptured" if isinstance(outcome, Posting) else "HoldVoided", outcome.command.transaction_id, outcome.hold)
-            for outcome in outcomes
-            if isinstance(outcome, Posting | Release) and outcome.hold is not None
+            for outcome in (outcomes if changes else ())
+            if not isinstance(outcome, Reservation | Refusal) and outcome.hold is not None
         ],
     )
     reversals = [outcome for outcome in outcomes if isinstance(outcome, Posting) and outcome.reversal]
@@ -370,13 +371,11 @@ def _held(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """By how much what is held changes, by account."""
     held: dict[str, int] = {}
     for outcome in outcomes:
+        account_id = outcome.command.from_account_id
         if isinstance(outcome, Reservation):
-            account_id, change = outcome.command.from_account_id, outcome.command.amount
-        elif isinstance(outcome, Posting | Release) and outcome.hold is not None:
-            account_id, change = outcome.hold.account_id, -outcome.hold.amount
-        else:
-            continue
-        held[account_id] = held.get(account_id, 0) + change
+            held[account_id] = held.get(account_id, 0) + outcome.command.amount
+        elif not isinstance(outcome, Refusal) and outcome.hold is not None:
+            held[account_id] = held.get(account_id, 0) - outcome.hold.amount
     return held
 
 

@@ -3,17 +3,19 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 from sqlalchemy import text
 
 from bank.audit import outcomes
 from bank.db import reader, unit_of_work
+from bank.ledger import store
 from bank.ledger.invariants import CHECKS, Window
 from bank.processing import expiry
 from bank.processing.expiry import expire_holds
 from bank.users.models import Role
+from tests.processes import wait_until
 
 
 @pytest.fixture
@@ -398,6 +400,61 @@ def test_an_end_is_told_by_an_event_and_gets_into_the_audit_log(alice, held, exp
         recorded = text("SELECT action, details FROM audit_logs WHERE entity_id = :id ORDER BY id DESC LIMIT 1")
         assert session.execute(recorded, {"id": held["id"]}).one() == ("transaction.hold_expired", told.data)
         session.rollback()
+
+
+def test_two_ticks_that_find_the_same_hold_end_it_once(app, alice, held, expire, money, monkeypatch):
+    expire(held)
+    load_states, ended = store.load_states, []
+
+    def let_another_be_first(*args):
+        monkeypatch.setattr(store, "load_states", load_states)
+        with ThreadPoolExecutor(1) as other:
+            ended.append(other.submit(tick).result())
+        return load_states(*args)
+
+    def tick():
+        with app.app_context():
+            return expire_holds()
+
+    monkeypatch.setattr(store, "load_states", let_another_be_first)
+    assert (tick(), ended) == (0, [1])
+    assert money() == ("100.00", "0.00", "100.00", "0.00")
+    with app.app_context(), reader() as session:
+        told = text("SELECT count(*) FROM events WHERE stream_id = :id AND type = 'HoldExpired'")
+        assert session.execute(told, {"id": held["id"]}).scalar_one() == 1
+
+
+def test_a_tick_waits_for_the_drain_that_takes_a_hold_in_its_last_moment(app, alice, bob, held, expire, post_all, money, monkeypatch):
+    write, written, commit = store.write, Event(), Event()
+    capture(bob, held)
+    expire(held, datetime.now(UTC) + timedelta(seconds=3))
+
+    def write_and_linger(*args):
+        write(*args)
+        written.set()
+        assert commit.wait(30)
+
+    def seen(question):
+        with app.app_context(), reader() as session:
+            return session.execute(text(question), {"id": held["id"]}).scalar_one()
+
+    def tick():
+        with app.app_context():
+            return expire_holds()
+
+    monkeypatch.setattr(store, "write", write_and_linger)
+    with ThreadPoolExecutor(2) as threads:
+        drained = threads.submit(post_all)
+        assert written.wait(30)
+        wait_until(lambda: seen("SELECT expires_at < now() FROM transactions WHERE id = :id"), "its time is over")
+        ticked = threads.submit(tick)
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: ticked.done() or seen(waiting), "the tick waits")
+        commit.set()
+        drained.result()
+        assert ticked.result() == 0
+    assert parts(read(alice, held)) == ("completed", "40.00", "0.00", "40.00")
+    assert money() == ("60.00", "0.00", "60.00", "40.00")
 
 
 def at_once(*rivals):

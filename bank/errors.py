@@ -111,6 +111,12 @@ class NotReversible(Conflict):
     code, title = "not_reversible", "This transaction cannot be rolled back"
 
 
+class NotHeld(Conflict):
+    """Only a hold can be captured or voided."""
+
+    code, title = "not_held", "This transaction is not held"
+
+
 class TooManyReplays(Conflict):
     """As many replays as may be are at work or wait."""
 

@@ -63,6 +63,13 @@ class Books:
     failed: str
     batch: str
     pending: str
+    # Of the first hold a part is captured and the rest is open, the second was let go after a part of it had been captured, the
+    # third at once.
+    held: str
+    capture: str
+    captured: str
+    voided: str
+    void: str
 
     def drain(self) -> None:
         """Post what is pending, as the workers would."""
@@ -112,13 +119,21 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
         drain(app)
+        held, captured, voided = (
+            teller.post("/transactions/transfer", amount=amount, hold=True, **parties) for amount in ("10.00", "5.00", "3.00")
+        )
+        drain(app)
+        capture = teller.post(f"/transactions/{held}/capture", amount="4.00")
+        teller.post(f"/transactions/{captured}/capture", amount="2.00")
+        teller.post(f"/transactions/{captured}/void")
+        void = teller.post(f"/transactions/{voided}/void", reason="Out of stock")
+        drain(app)
         refused = {"type": "transfer", **parties, "amount": "1000.00"}
         batch = teller.post("/transactions/batch", mode="independent", transactions=[refused, refused])
         drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(
-            app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, batch, pending
-        )
+        people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, batch, pending)
+        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void)
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

@@ -44,8 +44,8 @@ def present(account: Row[Any]) -> dict[str, Any]:
 
 
 def etag(account: Row[Any]) -> str:
-    """Changes with the account's settings and with its balance: both are in what the API shows."""
-    return f"{account.version}-{account.balance_version}"
+    """Changes with the account's settings, with its balance and with what is held: all are in what the API shows."""
+    return f"{account.version}-{account.balance_version}-{account.held}"
 
 
 def get(account_id: str, owner_id: str | None) -> Row[Any]:

@@ -18,7 +18,7 @@ from bank.batches.schemas import MOST_ERRORS, Item
 from bank.db import reader, unit_of_work
 from bank.errors import BankError, CurrencyMismatch, Forbidden, NotFound, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
-from bank.ledger.decide import FailureCode, Posting, decide, decide_together
+from bank.ledger.decide import FailureCode, decide, decide_together
 from bank.ledger.store import load_states
 from bank.ledger.system import BATCH_LANE
 from bank.processing.counters import counters
@@ -28,7 +28,7 @@ from bank.transactions import store as transactions
 from bank.transactions.many import submit_many
 from bank.transactions.models import TransactionStatus, TransactionType
 from bank.transactions.parties import Intent, PartyNotFound
-from bank.transactions.service import Answer, Asked, as_row, command_of, event_of, fingerprint_of, key_to_store, once, replay
+from bank.transactions.service import Answer, Asked, as_row, became, command_of, event_of, fingerprint_of, key_to_store, once, replay
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 
@@ -78,13 +78,11 @@ def _events(
     for index, item in enumerate(items):
         try:
             intent = _intent(item, caller)
-            if intent.effective_at is not None and intent.effective_at > now:
-                raise Unprocessable.at("/effective_at", "Lies in the future.")
             found = intent.find(directory)
             # For one alone the ledger says so. An account's currency never changes, so here there is nothing to wait for.
             if any(party is not None and party.currency != found.currency for party in (found.source, found.target)):
                 raise CurrencyMismatch
-            events.append(event_of(intent, found, BATCH_LANE, batch_id=batch_id, batch_index=index))
+            events.append(event_of(intent, found, BATCH_LANE, now, batch_id=batch_id, batch_index=index))
         except (NotFound, Forbidden, Unprocessable) as error:
             errors += [{"pointer": f"/transactions/{index}{place}", "message": item.told(what)} for place, what in _complaints(error)]
             if len(errors) >= MOST_ERRORS:
@@ -121,13 +119,8 @@ def preview(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: O
         # Accounts that would be opened were opened in this unit of work; it ends without them.
         session.rollback()
     outcomes = (decide_together if mode is BatchMode.ATOMIC else decide)(commands, states.accounts, states.originals)
-    rows = [
-        as_row(None, event, now, status="completed", completed_at=states.posted_at)
-        if isinstance(outcome, Posting)
-        else as_row(None, event, now, status="failed", failure_code=outcome.code.value, completed_at=states.posted_at)
-        for event, outcome in zip(events, outcomes, strict=True)
-    ]
-    counts = {status: sum(row.status == status for row in rows) for status in ("completed", "failed")}
+    rows = [as_row(None, event, now, **became(outcome, states.posted_at)) for event, outcome in zip(events, outcomes, strict=True)]
+    counts = {status: sum(row.status == status for row in rows) for status in ("completed", "held", "failed")}
     batch = SimpleNamespace(id=None, mode=mode.value, created_at=now, completed_at=states.posted_at, counts=counts)
     refused = [row for row in rows if row.failure_code not in (None, FailureCode.BATCH_REFUSED)] if mode is BatchMode.ATOMIC else []
     failure = {"index": refused[0].batch_index, "code": refused[0].failure_code, "transaction_id": None} if refused else None

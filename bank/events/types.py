@@ -82,7 +82,11 @@ class AccountChanged(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionSubmitted(Happened):
-    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`."""
+    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`.
+
+    Since its second version it may be about a hold: with `expires_at` it asks for one, with `captures_id` or `voids_id` it
+    takes from that one or lets it go.
+    """
 
     SCHEMA: ClassVar[int] = 2
 
@@ -104,9 +108,15 @@ class TransactionSubmitted(Happened):
     awaited: bool
     # RFC 3339; None: it counts from when it was recorded.
     effective_at: str | None
-    # The batch that it came with, and its place there from 0 on; None: it came by itself. Since version 2.
+    # Since version 2. The batch that it came with, and its place there from 0 on; None: it came by itself.
     batch_id: str | None = None
     batch_index: int | None = None
+    # RFC 3339; None: it is no hold.
+    expires_at: str | None = None
+    captures_id: str | None = None
+    voids_id: str | None = None
+    # The quote whose rate and amounts these are; None: there was none.
+    quote_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,49 @@ class TransactionRolledBack(Happened):
     rolled_back_amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionHeld(Happened):
+    """It reserves `amount` minor units of the account, and moves nothing. Stream: the hold."""
+
+    account_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionVoided(Happened):
+    """It let its hold go, and moved nothing. Stream: the void, which is a transaction as a rollback is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCaptured(Happened):
+    """A capture took `amount` minor units; `captured_amount` in sum so far, `held_amount` is left. Stream: the hold."""
+
+    capture_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    held_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldVoided(Happened):
+    """A void let the last `amount` minor units go; `captured_amount` in sum had been taken. Stream: the hold."""
+
+    void_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldExpired(Happened):
+    """Its time was over, which let the last `amount` minor units go. Stream: the hold."""
+
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
 TYPES: dict[str, type[Happened]] = {
     name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
 }
@@ -154,9 +207,11 @@ TYPES: dict[str, type[Happened]] = {
 
 NAMES = list(TYPES)
 
+_SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voids_id", "quote_id")
+
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
-    # Before there were batches.
-    ("TransactionSubmitted", 1): lambda data: {**data, "batch_id": None, "batch_index": None},
+    # Before there were batches, holds and quotes.
+    ("TransactionSubmitted", 1): lambda data: {**data, **dict.fromkeys(_SINCE_VERSION_2)},
 }
 """What makes the data of a type's next version from the data of the version named here. A new version comes with
 its upcaster, and with an example among those of the tests."""

@@ -128,12 +128,13 @@ CHECKS: Sequence[Check] = (
         """SELECT e.transaction_id FROM {transactions} t JOIN entries e ON e.transaction_id = t.id
             GROUP BY e.transaction_id, e.currency HAVING sum(e.amount) <> 0""",
     ),
-    # Posted once and not twice, with the amount that was asked for; and nothing moved unless it was posted.
+    # Posted once and not twice, with the amount that was asked for; and nothing moved unless it was posted. What a hold was for
+    # is moved by its captures.
     _over_window(
         "transactions_move_their_amount",
         """SELECT t.id FROM {transactions} t LEFT JOIN entries e ON e.transaction_id = t.id
-            GROUP BY t.id, t.status, t.amount
-           HAVING CASE WHEN t.status IN ('completed', 'rolled_back')
+            GROUP BY t.id, t.status, t.amount, t.expires_at
+           HAVING CASE WHEN t.status IN ('completed', 'rolled_back') AND t.expires_at IS NULL
                        THEN COALESCE(sum(e.amount) FILTER (WHERE e.amount > 0 AND e.currency = t.currency), 0) <> t.amount
                        ELSE count(e.version) > 0 END""",
     ),
@@ -180,6 +181,20 @@ CHECKS: Sequence[Check] = (
         "balance_is_within_limit",
         "SELECT b.account_id FROM {balances} b WHERE b.amount::numeric - b.held < -b.overdraft_limit",
     ),
+    _over_window(
+        "held_is_sum_of_open_holds",
+        """SELECT b.account_id FROM {balances} b LEFT JOIN transactions t ON t.from_account_id = b.account_id AND t.held_amount > 0
+            GROUP BY b.account_id, b.held HAVING b.held <> COALESCE(sum(t.held_amount), 0)""",
+    ),
+    # Never more in sum than was held, which the row's own constraint sees to.
+    _over_window(
+        "captured_is_sum_of_captures",
+        """SELECT t.id FROM {transactions} t LEFT JOIN transactions c
+               ON (c.captures_id IS NOT NULL OR c.voids_id IS NOT NULL) AND COALESCE(c.captures_id, c.voids_id) = t.id
+              AND c.captures_id IS NOT NULL AND c.status IN ('completed', 'rolled_back')
+            WHERE t.expires_at IS NOT NULL
+            GROUP BY t.id, t.captured_amount HAVING t.captured_amount <> COALESCE(sum(c.amount), 0)""",
+    ),
     Check("currencies_sum_to_zero", False, _unbalanced_currencies),
     _over_window(
         "streams_have_no_gaps",
@@ -204,29 +219,41 @@ CHECKS: Sequence[Check] = (
         f"""SELECT COALESCE(t.id, s.stream_id)
               FROM {{transactions}} t FULL JOIN {{submissions}} s ON s.stream_id = t.id
               LEFT JOIN {{events_of_transactions}} f
-                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed')
+                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed', 'TransactionHeld', 'TransactionVoided')
               LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, data FROM {{events_of_transactions}} v
                           WHERE type = 'TransactionRolledBack' ORDER BY stream_id, version DESC) r ON r.stream_id = t.id
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, type, data, recorded_at FROM {{events_of_transactions}} v
+                          WHERE type IN ('HoldCaptured', 'HoldVoided', 'HoldExpired')
+                          ORDER BY stream_id, version DESC) h ON h.stream_id = t.id
              CROSS JOIN LATERAL json_to_record({_object("s.data")})
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
-                         metadata text, reverses_id text, effective_at text, batch_id text, batch_index text)
+                         metadata text, reverses_id text, expires_at text, captures_id text, voids_id text, effective_at text,
+                         batch_id text, batch_index text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
-                                        COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
+                                        COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount,
+                                        COALESCE({_object("h.data")} ->> 'captured_amount', '0') AS captured_amount,
+                                        CASE WHEN h.type = 'HoldCaptured' THEN {_object("h.data")} ->> 'held_amount'
+                                             WHEN f.type = 'TransactionHeld' AND h.type IS NULL THEN {_object("f.data")} ->> 'amount'
+                                             ELSE '0' END AS held_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
                     t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
                     t.reference, t.metadata::text, t.reverses_id::text, t.batch_id::text, t.batch_index::text,
-                    {_RFC3339.format("t.effective_at")},
+                    {_RFC3339.format("t.expires_at")}, t.captures_id::text, t.voids_id::text, {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.failure_code, t.completed_at,
-                    t.rolled_back_amount::text, t.status)
+                    t.rolled_back_amount::text, t.captured_amount::text, t.held_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
                     told.reference, told.metadata, told.reverses_id, told.batch_id, told.batch_index,
+                    told.expires_at, told.captures_id, told.voids_id,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
-                    s.recorded_at, s.actor_id, became.failure_code, f.recorded_at,
-                    became.rolled_back_amount,
+                    s.recorded_at, s.actor_id, became.failure_code,
+                    CASE WHEN f.type <> 'TransactionHeld' THEN f.recorded_at WHEN became.held_amount = '0' THEN h.recorded_at END,
+                    became.rolled_back_amount, became.captured_amount, became.held_amount,
                     CASE WHEN f.type IS NULL THEN 'pending' WHEN f.type = 'TransactionFailed' THEN 'failed'
+                         WHEN became.held_amount <> '0' THEN 'held'
+                         WHEN f.type = 'TransactionVoided' OR (f.type = 'TransactionHeld' AND became.captured_amount = '0') THEN 'voided'
                          WHEN became.rolled_back_amount = told.amount THEN 'rolled_back' ELSE 'completed' END)""",
     ),
     # Both as many, none on one side only: what is told counts against what is there, and nothing may remain.

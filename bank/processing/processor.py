@@ -224,7 +224,7 @@ def _count(lane: int, written: _Written) -> None:
         if isinstance(outcome, Posting):
             posted[row.type] += 1
             volume[outcome.command.currency] += outcome.command.amount
-        else:
+        elif isinstance(outcome, Refusal):
             failed[outcome.code.value] += 1
     counters.batch_done(
         BatchDone(

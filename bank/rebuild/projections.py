@@ -44,10 +44,37 @@ READ = {
     "BatchSubmitted": 1,
     "TransactionSubmitted": 2,
     "TransactionFailed": 1,
+    "TransactionHeld": 1,
+    "TransactionVoided": 1,
     "TransactionCompleted": 1,
     "TransactionRolledBack": 1,
+    "HoldCaptured": 1,
+    "HoldVoided": 1,
+    "HoldExpired": 1,
 }
 """The types of event that the statements read, each up to that version of its shape."""
+
+# What is held changes by what each event says of it: they are added up, in any order.
+_HELD = f"""
+        UPDATE {SHADOW}.balances b SET held = b.held {{sign}} h.amount
+          FROM (SELECT (data->>'account_id')::uuid AS account_id, sum((data->>'amount')::bigint) AS amount FROM event GROUP BY 1) h
+         WHERE b.account_id = h.account_id
+        """
+
+
+def _end_of_hold(event_type: str) -> str:
+    return _of(
+        event_type,
+        f"""
+        , ended AS (
+            UPDATE {SHADOW}.transactions t
+               SET status = CASE (data->>'captured_amount')::bigint WHEN 0 THEN 'voided' ELSE 'completed' END,
+                   held_amount = 0, completed_at = e.recorded_at, version = e.version
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="-"),
+    )
+
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
@@ -112,6 +139,22 @@ STATEMENTS = [
         """,
     ),
     _of(
+        "TransactionHeld",
+        f"""
+        , held AS (
+            UPDATE {SHADOW}.transactions t SET status = 'held', held_amount = (data->>'amount')::bigint, version = e.version
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="+"),
+    ),
+    _of(
+        "TransactionVoided",
+        f"""
+        UPDATE {SHADOW}.transactions t SET status = 'voided', completed_at = e.recorded_at, version = e.version
+          FROM event e WHERE t.id = e.stream_id
+        """,
+    ),
+    _of(
         "TransactionCompleted",
         f"""
         , completed AS (
@@ -145,6 +188,21 @@ STATEMENTS = [
         """,
         newest=True,
     ),
+    _of(
+        "HoldCaptured",
+        f"""
+        , captured AS (
+            UPDATE {SHADOW}.transactions t
+               SET captured_amount = (data->>'captured_amount')::bigint, held_amount = (data->>'held_amount')::bigint,
+                   version = n.version, status = CASE (data->>'held_amount')::bigint WHEN 0 THEN 'completed' ELSE 'held' END,
+                   completed_at = CASE (data->>'held_amount')::bigint WHEN 0 THEN n.recorded_at END
+              FROM newest n WHERE t.id = n.stream_id
+        )"""
+        + _HELD.format(sign="-"),
+        newest=True,
+    ),
+    _end_of_hold("HoldVoided"),
+    _end_of_hold("HoldExpired"),
 ]
 
 # Closing balances follow from the entries. They are made anew for the accounts that were touched since, from the first

@@ -66,6 +66,14 @@ class Transaction(Base):
     # The batch that it came with, and its place there from 0 on; NULL where it came by itself.
     batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
     batch_index: Mapped[int | None] = mapped_column(Integer)
+    # Until when a hold reserves; NULL: it is none.
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    # What an open hold still reserves, and what captures have taken of it, in minor units of `currency`.
+    held_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    captured_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # The hold that this transfer takes from; the hold that this one, which moves nothing, lets go.
+    captures_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    voids_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
     actor_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
     request_id: Mapped[str | None] = mapped_column(Text)
@@ -85,6 +93,14 @@ class Transaction(Base):
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),
         CheckConstraint("(type = 'rollback') = (reverses_id IS NOT NULL)", name="reverses_id"),
         CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="batch_index"),
+        CheckConstraint("held_amount >= 0 AND captured_amount >= 0 AND held_amount + captured_amount <= amount", name="hold_parts"),
+        CheckConstraint("(status = 'held') = (held_amount > 0)", name="held"),
+        CheckConstraint("expires_at IS NOT NULL OR (held_amount = 0 AND captured_amount = 0)", name="hold"),
+        CheckConstraint(
+            "(expires_at IS NOT NULL)::int + (captures_id IS NOT NULL)::int + (voids_id IS NOT NULL)::int <= "
+            "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
+            name="hold_requests",
+        ),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
         # fillfactor that the migration sets.
@@ -96,6 +112,15 @@ class Transaction(Base):
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
         Index("ix_transactions_batch", "batch_id", "batch_index", postgresql_where=text("batch_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
+        # The open holds. By `held_amount`, which stays 0 in all other rows, for the same reason.
+        Index("ix_transactions_held", "from_account_id", postgresql_where=text("held_amount > 0")),
+        Index("ix_transactions_expiring", "expires_at", postgresql_where=text("held_amount > 0")),
+        Index(
+            "ix_transactions_hold",
+            text("COALESCE(captures_id, voids_id)"),
+            "seq",
+            postgresql_where=text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
+        ),
     )
 
 

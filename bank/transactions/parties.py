@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from flask import current_app
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.accounts import service as accounts
 from bank.accounts.access import check_teller
 from bank.auth.guard import Principal
 from bank.config import Config
-from bank.errors import CurrencyMismatch, Forbidden, NotFound, NotReversible, Unprocessable
+from bank.errors import CurrencyMismatch, Forbidden, NotFound, NotHeld, NotReversible, Unprocessable
 from bank.events.types import Origin
 from bank.money import InvalidMoney, parse_amount
 from bank.transactions.models import TransactionType
@@ -38,6 +38,8 @@ class Found:
     amount: int
     currency: str
     reverses_id: str | None = None
+    captures_id: str | None = None
+    voids_id: str | None = None
 
 
 class Directory(Protocol):
@@ -76,15 +78,19 @@ class Intent:
 
     `find` looks the parties up in the caller's unit of work, and opens the account by which money
     reaches a user who has none. It raises NotFound for what is not there or not the caller's, and
-    Forbidden for what the role may not do.
+    Forbidden for what the role may not do. `operation` is what the client calls it, by which idempotency keys are told
+    apart. With `holds` the money is reserved until `expires_at` (None: for as long as is usual), and not moved.
     """
 
     type: TransactionType
+    operation: str
     find: Callable[[Directory], Found]
     description: str | None = None
     reference: str | None = None
     metadata: dict[str, Any] | None = None
     effective_at: datetime | None = None
+    holds: bool = False
+    expires_at: datetime | None = None
 
 
 def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str, Any]) -> Intent:
@@ -105,11 +111,11 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
         source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
         return Found(source, target, body["minor"], body["currency"])
 
-    return Intent(kind, find, **_told(body), effective_at=body.get("effective_at"))
+    return Intent(kind, kind.value, find, **_told(body), effective_at=body.get("effective_at"))
 
 
 def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
-    """A movement from an account of the caller (for an admin: anybody's) to any customer's account."""
+    """A movement from an account of the caller (for an admin: anybody's) to any customer's account; or a hold for one."""
 
     def find(directory: Directory) -> Found:
         if "from_account_id" in body:
@@ -130,43 +136,98 @@ def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
             target = _default(directory, user_id, body["currency"], field, opens=True)
         return Found(source, target, body["minor"], body["currency"])
 
-    return Intent(TransactionType.TRANSFER, find, **_told(body))
+    holds, expires_at = body.get("hold", False), body.get("expires_at")
+    return Intent(TransactionType.TRANSFER, "transfer", find, **_told(body), holds=holds, expires_at=expires_at)
+
+
+def capture(caller: Principal, transaction_id: str, body: Mapping[str, Any]) -> Intent:
+    """The movement of what a hold reserves, or of a part; for staff and for who is to receive the money.
+
+    Raises NotHeld for what is no hold, or is not held yet. What a hold has left is the ledger's to say.
+    """
+
+    def find(directory: Directory) -> Found:
+        hold = _hold(directory, caller, transaction_id)
+        amount = _part(body, hold.held_amount or hold.amount, hold.currency)
+        return Found(*_sides(hold), amount, hold.currency, captures_id=transaction_id)
+
+    return Intent(TransactionType.TRANSFER, "capture", find, **_told(body))
+
+
+def void(caller: Principal, transaction_id: str, body: Mapping[str, Any]) -> Intent:
+    """The end of a hold, of which all that is left is let go; for the same. Its amount is what was left when it was asked for.
+
+    Raises NotHeld as `capture` does.
+    """
+
+    def find(directory: Directory) -> Found:
+        hold = _hold(directory, caller, transaction_id)
+        return Found(*_sides(hold), hold.held_amount or hold.amount, hold.currency, voids_id=transaction_id)
+
+    return Intent(TransactionType.TRANSFER, "void", find, description=body.get("reason"))
+
+
+def _hold(directory: Directory, caller: Principal, transaction_id: str) -> Row[Any]:
+    hold = _original(directory, caller, transaction_id, "Only staff, or who is to receive the money, may take a hold or let it go.")
+    if hold.expires_at is None or hold.status in ("pending", "failed"):
+        raise NotHeld(f"It is a {'hold' if hold.expires_at else hold.type} that is {hold.status}.")
+    return hold
+
+
+def _sides(original: Row[Any]) -> tuple[Party | None, Party | None]:
+    """The two sides of a transaction that is there."""
+    source = Party(original.from_account_id, original.from_user_id, original.currency) if original.from_account_id else None
+    target = Party(original.to_account_id, original.to_user_id, original.currency) if original.to_account_id else None
+    return source, target
+
+
+def _part(body: Mapping[str, Any], whole: int, currency: str) -> int:
+    """The `amount` in the body, in minor units, or else the whole."""
+    try:
+        return parse_amount(body["amount"], currency) if "amount" in body else whole
+    except InvalidMoney as error:
+        raise Unprocessable.at("/amount", str(error)) from None
 
 
 def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) -> Intent:
     """The way back of a completed transaction, in whole or in part; for staff and for who received the money.
 
-    Raises NotReversible for a rollback, and for what is pending or failed.
+    Raises NotReversible for a rollback, for a hold (its captures can be moved back), and for what is pending or failed.
     """
 
     def find(directory: Directory) -> Found:
-        original = directory.session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
-        staff = caller.role in (Role.TELLER, Role.ADMIN)
-        if original is None or not (staff or caller.id in (original.from_user_id, original.to_user_id)):
-            raise NotFound
-        if not staff and caller.id != original.to_user_id:
-            raise Forbidden("Only staff, or who received the money, may move it back.")
-        if caller.id != original.to_user_id:
-            check_teller(directory.session, caller, original.from_user_id, original.to_user_id)
+        original = _original(directory, caller, transaction_id, "Only staff, or who received the money, may move it back.")
+        if original.expires_at is not None:
+            raise NotReversible("It is a hold, and moved nothing itself. Its captures can be moved back.")
         if original.type == TransactionType.ROLLBACK or original.status not in ("completed", "rolled_back"):
             raise NotReversible(f"It is a {original.type} that is {original.status}.")
         # Of what is fully rolled back nothing is left: the ledger will say so to a rollback of the whole.
-        amount = (original.amount - original.rolled_back_amount) or original.amount
-        if "amount" in body:
-            try:
-                amount = parse_amount(body["amount"], original.currency)
-            except InvalidMoney as error:
-                raise Unprocessable.at("/amount", str(error)) from None
-        source = Party(original.to_account_id, original.to_user_id, original.currency) if original.to_account_id else None
-        target = Party(original.from_account_id, original.from_user_id, original.currency) if original.from_account_id else None
+        amount = _part(body, (original.amount - original.rolled_back_amount) or original.amount, original.currency)
+        target, source = _sides(original)
         return Found(source, target, amount, original.currency, reverses_id=transaction_id)
 
-    return Intent(TransactionType.ROLLBACK, find, description=body["reason"])
+    return Intent(TransactionType.ROLLBACK, "rollback", find, description=body["reason"])
+
+
+def _original(directory: Directory, caller: Principal, transaction_id: str, otherwise: str) -> Row[Any]:
+    """The transaction that a request is about, which only staff and who gets its money may make.
+
+    Raises NotFound for strangers, and Forbidden with the message `otherwise` for who pays.
+    """
+    original = directory.session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
+    staff = caller.role in (Role.TELLER, Role.ADMIN)
+    if original is None or not (staff or caller.id in (original.from_user_id, original.to_user_id)):
+        raise NotFound
+    if not staff and caller.id != original.to_user_id:
+        raise Forbidden(otherwise)
+    if caller.id != original.to_user_id:
+        check_teller(directory.session, caller, original.from_user_id, original.to_user_id)
+    return original
 
 
 _ORIGINAL = text(
     """SELECT type, status, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text,
-              amount, currency, rolled_back_amount
+              amount, currency, rolled_back_amount, expires_at, held_amount
          FROM transactions WHERE id = CAST(:id AS uuid)"""
 )
 

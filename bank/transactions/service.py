@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from bank.config import Config
 from bank.db import fetch, reader, unit_of_work
 from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
-from bank.ledger.decide import Command, Posting, decide
+from bank.ledger.decide import Command, Outcome, Posting, Refusal, Release, decide
 from bank.ledger.store import load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.processing.counters import counters
@@ -33,6 +33,10 @@ from bank.web.fields import timestamp
 
 # SQLSTATE of a lock that was not had in time.
 LOCK_NOT_AVAILABLE = "55P03"
+
+# How long a hold is kept: what is usual for cards, and the most.
+_USUAL_HOLD = timedelta(days=7)
+_LONGEST_HOLD = timedelta(days=31)
 
 # How long past its own patience a waiting request may still be at work before its key is taken over.
 _GRACE_SECONDS = 5
@@ -75,7 +79,7 @@ def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked
         if final is None or answer.replayed:
             return answer
         _wait(final, transaction_id, waits.wait_seconds)
-    return _settle(intent.type.value, origin, asked.key, transaction_id)
+    return _settle(intent.operation, origin, asked.key, transaction_id)
 
 
 def fingerprint_of(body: Mapping[str, Any]) -> bytes:
@@ -95,13 +99,13 @@ def _wait(final: Event, transaction_id: str, seconds: float) -> None:
 
 def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:
     with unit_of_work() as session:
-        now, stored = store.find_key(session, origin.actor_id, intent.type.value, asked.key)
+        now, stored = store.find_key(session, origin.actor_id, intent.operation, asked.key)
         if stored is not None:
-            return replay(stored, fingerprint, intent.type.value, origin, asked.key or "", session)
+            return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
         event = _event(session, intent, origin, now, bool(asked.wait_seconds))
         body = orjson.dumps(store.present(as_row(transaction_id, event, now)))
-        key = key_to_store(intent.type.value, fingerprint, body, origin, asked)
-        store.submit(session.connection(), transaction_id, event, origin, key)
+        key = key_to_store(intent.operation, fingerprint, body, origin, asked)
+        store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)
     counters.accepted(event.type)
     bells.ring(event.lane)
     return Answer(202, body, transaction_id)
@@ -180,22 +184,32 @@ def _outcome(session: Session, transaction_id: str) -> tuple[int, bytes]:
 
 
 def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awaited: bool) -> TransactionSubmitted:
-    """What will be recorded: the intent with its parties found. Raises Unprocessable for a time to come."""
+    """What will be recorded: the intent with its parties found. Raises Unprocessable for a time that cannot be."""
     config: Config = current_app.config["BANK"]
-    if intent.effective_at is not None and intent.effective_at > now:
-        raise Unprocessable.at("/effective_at", "Lies in the future.")
     found = intent.find(OneByOne(session, origin))
     # The lane orders what an account spends; money from the outside is ordered by who receives it.
     orders = found.source or found.target
     if orders is None:
         raise AssertionError("A transaction has an account on one side at least.")
-    return event_of(intent, found, lane_of(orders.account_id, config.lanes), awaited=awaited)
+    return event_of(intent, found, lane_of(orders.account_id, config.lanes), now, awaited=awaited)
 
 
 def event_of(
-    intent: Intent, found: Found, lane: int, *, awaited: bool = False, batch_id: str | None = None, batch_index: int | None = None
+    intent: Intent,
+    found: Found,
+    lane: int,
+    now: datetime,
+    *,
+    awaited: bool = False,
+    batch_id: str | None = None,
+    batch_index: int | None = None,
 ) -> TransactionSubmitted:
-    """What will be recorded of an intent whose parties were found."""
+    """What will be recorded of an intent whose parties were found. Raises Unprocessable for a time that cannot be."""
+    if intent.effective_at is not None and intent.effective_at > now:
+        raise Unprocessable.at("/effective_at", "Lies in the future.")
+    expires_at = (intent.expires_at or now + _USUAL_HOLD) if intent.holds else None
+    if expires_at is not None and not now < expires_at <= now + _LONGEST_HOLD:
+        raise Unprocessable.at("/expires_at", f"Must lie in the future, by {_LONGEST_HOLD.days} days at most.")
     return TransactionSubmitted(
         lane=lane,
         type=intent.type.value,
@@ -214,6 +228,9 @@ def event_of(
         reverses_id=found.reverses_id,
         awaited=awaited,
         effective_at=timestamp(intent.effective_at),
+        expires_at=timestamp(expires_at),
+        captures_id=found.captures_id,
+        voids_id=found.voids_id,
         batch_id=batch_id,
         batch_index=batch_index,
     )
@@ -226,11 +243,14 @@ def as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetim
         status="pending",
         failure_code=None,
         rolled_back_amount=0,
+        held_amount=0,
+        captured_amount=0,
         created_at=now,
         completed_at=None,
         **{name: getattr(event, name) for name in event.__slots__},
     )
     row.effective_at = datetime.fromisoformat(event.effective_at) if event.effective_at else now
+    row.expires_at = datetime.fromisoformat(event.expires_at) if event.expires_at else None
     for name, value in changes.items():
         setattr(row, name, value)
     return row
@@ -246,6 +266,9 @@ def command_of(event: TransactionSubmitted, now: datetime) -> Command:
         currency=event.currency,
         effective_at=now,
         reverses_id=event.reverses_id,
+        holds=event.expires_at is not None,
+        captures_id=event.captures_id,
+        voids_id=event.voids_id,
     )
 
 
@@ -256,17 +279,14 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
     of all accounts are for staff (`viewer_id` None) only.
     """
     with unit_of_work() as session:
-        now, _ = store.find_key(session, None, intent.type.value, None)
+        now, _ = store.find_key(session, None, intent.operation, None)
         event = _event(session, intent, origin, now, False)
         command = command_of(event, now)
         states = load_states(session.connection(), [command], lock=False)
         # Parties that would be opened on the way were opened in this unit of work; it ends without them.
         session.rollback()
     outcome = decide([command], states.accounts, states.originals)[0]
-    if isinstance(outcome, Posting):
-        row = as_row(None, event, now, status="completed", completed_at=states.posted_at)
-    else:
-        row = as_row(None, event, now, status="failed", failure_code=outcome.code.value)
+    row = as_row(None, event, now, **became(outcome, states.posted_at))
     entries = outcome.entries if isinstance(outcome, Posting) else ()
     own = {event.from_account_id: event.from_user_id, event.to_account_id: event.to_user_id}
     shown = [
@@ -287,6 +307,19 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         "dry_run": True,
         "entries": [store.present_entry(entry, viewer_id) for entry in shown],
     }
+
+
+def became(outcome: Outcome, posted_at: datetime) -> dict[str, Any]:
+    """What the decision makes of the pending row. What is only held is not complete."""
+    match outcome:
+        case Posting():
+            return {"status": "completed", "completed_at": posted_at}
+        case Release():
+            return {"status": "voided", "completed_at": posted_at}
+        case Refusal(code=code):
+            return {"status": "failed", "failure_code": code.value, "completed_at": posted_at}
+        case _:
+            return {"status": "held", "held_amount": outcome.command.amount}
 
 
 def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:

@@ -127,11 +127,44 @@ def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.arguments(schemas.Transfer())
 @blp.arguments(schemas.DryRun(), location="query")
 def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
-    """Move money to another account
+    """Move money to another account, or hold it
 
-    From an account of the caller's; admins from any.
+    From an account of the caller's; admins from any. With `hold` it is reserved, until it is captured, voided or expires.
     """
     return _submit(parties.transfer(principal(), body), body, query)
+
+
+_NOT_HELD = blp.problem(
+    409, "`not_held`: no hold, or one that is not held yet. `idempotency_in_progress`: the first request with this key still runs."
+)
+
+
+@blp.route("/<uuid:transaction_id>/capture", methods=["POST"])
+@login_required(*_MOVERS)
+@_documented
+@blp.arguments(schemas.Capture())
+@blp.arguments(schemas.DryRun(), location="query")
+@_NOT_HELD
+def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Take what a hold has reserved, the whole or a part
+
+    By staff, or by who is to receive the money. It is a transaction of its own, so there may be several, and each can be rolled back.
+    """
+    return _submit(parties.capture(principal(), str(transaction_id), body), {**body, "transaction_id": str(transaction_id)}, query)
+
+
+@blp.route("/<uuid:transaction_id>/void", methods=["POST"])
+@login_required(*_MOVERS)
+@_documented
+@blp.arguments(schemas.Void())
+@blp.arguments(schemas.DryRun(), location="query")
+@_NOT_HELD
+def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Let a hold go, all that is left of it
+
+    By staff, or by who was to receive the money. It is a transaction of its own, which moves nothing.
+    """
+    return _submit(parties.void(principal(), str(transaction_id), body), {**body, "transaction_id": str(transaction_id)}, query)
 
 
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
@@ -179,7 +212,7 @@ def get_transaction(transaction_id: UUID) -> Response:
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
     found = service.get(str(transaction_id), viewer())
-    return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
+    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}")
 
 
 @blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])

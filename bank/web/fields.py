@@ -100,12 +100,12 @@ class WholeNumber(fields.Integer):
         return value
 
 
-class YesOrNo(fields.Boolean):
-    """true or false in a body: Boolean alone takes "yes", 1 and more."""
+class Flag(fields.Boolean):
+    """true or false in a body: Boolean alone takes "yes", 1 and "off"."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
-            raise ValidationError("Not a boolean.")
+            raise ValidationError("Must be true or false.")
         return value
 
 

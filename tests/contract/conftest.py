@@ -30,7 +30,8 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished, `batch` is Alice's."""
+    """Alice and Bob have an account each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is finished,
+    `batch` is Alice's."""
 
     alice: Person
     bob: Person
@@ -40,6 +41,7 @@ class Stage:
     account: str
     bobs_account: str
     transaction: str
+    hold: str
     replay: str
     batch: str
 
@@ -49,6 +51,7 @@ class Stage:
             "account": self.account,
             "bobs_account": self.bobs_account,
             "transaction": self.transaction,
+            "hold": self.hold,
             "replay": self.replay,
             "batch": self.batch,
             "alice": self.alice.id,
@@ -63,6 +66,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
     alice, bob = person("alice"), person("bob")
     account, bobs_account = alice.open_account()["id"], bob.open_account()["id"]
     response = alice.post("/transactions/credit", {"account_id": account, "amount": "100.00", "currency": "USD"})
+    bob.post("/transactions/credit", {"account_id": bobs_account, "amount": "10.00", "currency": "USD"})
+    hold = bob.post("/transactions/transfer", {"to_account_id": account, "amount": "5.00", "currency": "USD", "hold": True})
     post_all()
     admin = person("admin", Role.ADMIN)
     # Of the beginning, whatever other tests have put into the log.
@@ -81,6 +86,7 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         account=account,
         bobs_account=bobs_account,
         transaction=response.json["id"],
+        hold=hold.json["id"],
         replay=replay,
         batch=batch,
     )

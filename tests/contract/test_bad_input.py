@@ -6,6 +6,7 @@ import hmac
 import json
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -62,12 +63,19 @@ NO_METADATA = [
     '{"a": ["b"]}', '{"": "x"}', json.dumps({"k" * 41: "x"}), json.dumps({"a": "x" * 501}), json.dumps({str(i): "x" for i in range(51)}),
     '{"a": "\\u0000"}', '{"\\u0000": "a"}', '{"a": "\\ud800"}', '{"\\ud800": "a"}',
 ]  # fmt: skip
+NO_FLAG = ["null", "0", "1", "-1", "1.5", "[]", "{}", '""', '"true"', '"false"', '"on"', '"yes"', '"\\u0000"']
 NO_CHOICE = ["null", "1", "1.5", "true", "[]", "{}", '""', '"x"', '"ACTIVE"', '"\\u0000"', '"\\ud800"']
 
 
 def no_text_over(most: int) -> list[str]:
     return [*NO_TEXT, json.dumps("x" * (most + 1)), json.dumps("ä" * (most + 1)), json.dumps("x" * 60_000)]
 
+
+def in_days(days: int) -> str:
+    return json.dumps((datetime.now(UTC) + timedelta(days)).isoformat())
+
+
+TOMORROW = in_days(1)
 
 NO_POSITION = [
     "null", "true", "false", "[]", "{}", "[1]", '""', '"x"', '"1"', '"0"', "1.5", "1.0", "1e2", "NaN", "Infinity", "-0", "-1", "-0.0",
@@ -133,6 +141,18 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
         {"mode": '"atomic"', "transactions": '[{"type": "credit", "account_id": "{account}", "amount": "1.00", "currency": "USD"}]'},
         {"mode": NO_CHOICE, "transactions": NO_BATCH},
     ),
+    "hold": (
+        "POST", "/transactions/transfer", "alice",
+        {"to_account_id": '"{bobs_account}"', "amount": '"1.00"', "currency": '"USD"', "hold": "true", "expires_at": TOMORROW},
+        {"amount": NO_AMOUNT, "hold": NO_FLAG,
+         "expires_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"', '"2999-01-01T00:00:00Z"', in_days(0), in_days(32)]},
+    ),
+    "capture": (
+        "POST", "/transactions/{hold}/capture", "alice",
+        {"amount": '"1.00"', "description": '"Rent"', "reference": '"A-1"', "metadata": '{"a": "b"}'},
+        {"amount": NO_AMOUNT, "description": no_text_over(500), "reference": no_text_over(100), "metadata": NO_METADATA},
+    ),
+    "void": ("POST", "/transactions/{hold}/void", "alice", {"reason": '"Out of stock"'}, {"reason": no_text_over(500)}),
     "rollback": (
         "POST", "/transactions/{transaction}/rollback", "alice", {"amount": '"1.00"', "reason": '"Returned goods"'},
         {"amount": NO_AMOUNT, "reason": no_text_over(500)},
@@ -161,7 +181,7 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
 }  # fmt: skip
 
 # Nothing in it must be there, so nothing is a body too.
-ALL_OPTIONAL = {"replay"}
+ALL_OPTIONAL = {"replay", "capture", "void"}
 
 REQUIRED = {
     "open account": ["currency"],
@@ -328,6 +348,8 @@ NOT_THERE = [
     ("teller", "POST", "/transactions/transfer", {"from_account_id": "{account}", "to_account_id": "{bobs_account}", "amount": 1, "currency": "USD"}),
     ("bob", "POST", "/transactions/{transaction}/rollback", {"reason": "x"}),
     ("alice", "POST", f"/transactions/{NOBODY}/rollback", {"reason": "x"}),
+    *[("bob", "POST", f"/transactions/{{transaction}}/{act}", {}) for act in ("capture", "void")],
+    *[("admin", "POST", f"/transactions/{NOBODY}/{act}", {}) for act in ("capture", "void")],
     ("bob", "GET", "/transactions/{transaction}", None),
     ("alice", "GET", f"/transactions/{NOBODY}", None),
     ("bob", "GET", "/transactions/batch/{batch}", None),
@@ -371,6 +393,8 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/transactions/{}",
         "/transactions/{}/rollback",
         "/transactions/batch/{}",
+        "/transactions/{}/capture",
+        "/transactions/{}/void",
         "/users/{}",
         "/nothing/{}",
         "/admin/replays/{}",
@@ -379,7 +403,7 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
 @pytest.mark.parametrize("malformed", ["x", "1", "%00", "..", "019b2f6e8a0070008000000000000001", "' OR 1=1 --", "é", "x" * 5000])
 def test_a_malformed_id_in_the_path_is_not_found(stage, nothing_written, path, malformed):
     with nothing_written():
-        method = "POST" if path.endswith("rollback") else "GET"
+        method = "POST" if path.endswith(("rollback", "capture", "void")) else "GET"
         check_problem(stage.alice.request(method, path.format(quote(malformed, safe="%"))), 404)
 
 
@@ -390,7 +414,7 @@ QUERIES: dict[str, dict[str, str]] = {
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",
-        "batch_id": "id",
+        "batch_id": "id", "hold_id": "id",
     },
     "/transactions/batch/{batch}": {"limit": "limit", "cursor": "cursor", "status": "choice"},
     "/transactions/{transaction}": {},

@@ -46,7 +46,8 @@ PROMISED = {
     "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
     "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
     "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
-    "transactions_history", "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
+    "transactions_capture", "transactions_void", "transactions_history",
+    "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
     "batches_submit_batch", "batches_get_batch", "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
 }  # fmt: skip
 
@@ -57,7 +58,7 @@ def test_operation_ids_are_stable(document):
 
 MONEY = {
     "amount", "to_amount", "balance", "available", "held", "overdraft_limit", "opening", "closing", "credits", "debits",
-    "rolled_back_amount", "min_amount", "max_amount",
+    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount",
 }  # fmt: skip
 
 
@@ -161,6 +162,11 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     rollback = f"{api}/transactions/{{transaction_id}}/rollback"
     check(bob.post(f"/transactions/{moved.json['id']}/rollback?dry_run=true", {"reason": "Returned"}), "POST", rollback, 200)
     check(bob.post(f"/transactions/{moved.json['id']}/rollback", {"amount": "1.00", "reason": "Returned"}), "POST", rollback, 202)
+    held = stage.hold
+    for act, body in (("capture", {"amount": "1.00"}), ("void", {})):
+        for query, status in (("?dry_run=true", 200), ("", 202)):
+            response = alice.post(f"/transactions/{held}/{act}{query}", body)
+            check(response, "POST", f"{api}/transactions/{{transaction_id}}/{act}", status)
     post_all()
     batch = {"mode": "independent", "transactions": [{"type": "credit", **account}, {"type": "transfer", **transfer, "reference": "A-2"}]}
     check(alice.post("/transactions/batch?dry_run=true", batch), "POST", f"{api}/transactions/batch", 200)

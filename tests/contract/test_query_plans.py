@@ -123,6 +123,8 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&batch_id={batch}&account_id={rare}&status=completed",
         f"/transactions/batch/{batch}?limit=20",
         f"/transactions/batch/{batch}?status=failed",
+        f"{history}&hold_id={transaction}",
+        f"{history}&hold_id={transaction}&user_id={user}",
         "/balances/current?limit=20",
         f"/balances/current?account_id={hot}",
         f"/balances/current?user_id={user}",
@@ -184,7 +186,7 @@ def test_no_read_scans_a_table_that_grows(big: FlaskClient) -> None:
             event.remove(engine, "before_cursor_execute", note)
         scans = []
         with engine.connect() as connection:
-            known_bad = connection.exec_driver_sql("EXPLAIN SELECT FROM entries WHERE amount = 5").scalars()
+            known_bad = connection.exec_driver_sql("EXPLAIN SELECT FROM entries WHERE balance = 5").scalars()
             assert _GROWING.search("\n".join(known_bad))
             for statement, (path, parameters) in statements.items():
                 plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))

@@ -10,17 +10,19 @@ from bank.events.types import Origin, TransactionSubmitted
 ROWS_OF_EVENTS = """
 INSERT INTO {into} (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency,
                     to_amount, to_currency, rate, description, reference, metadata, reverses_id, awaited, actor_id,
-                    request_id, trace_id, effective_at, created_at)
+                    request_id, trace_id, schedule_id, effective_at, created_at)
 SELECT e.stream_id, e.position, t.lane, t.type, 'pending', t.from_user_id, t.to_user_id, t.from_account_id, t.to_account_id,
        t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference, t.metadata, t.reverses_id,
-       t.awaited, e.actor_id, e.request_id, e.trace_id, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
+       t.awaited, e.actor_id, e.request_id, e.trace_id, {schedule_id}, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
   FROM {events} e
  CROSS JOIN LATERAL json_to_record(e.data)
     AS t (lane smallint, type text, from_user_id uuid, to_user_id uuid, from_account_id uuid, to_account_id uuid,
           amount bigint, currency text, to_amount bigint, to_currency text, rate text, description text, reference text,
           metadata json, reverses_id uuid, awaited boolean, effective_at timestamptz)
 """
-"""The pending transactions that the `TransactionSubmitted` of `events` tell of, as rows of the table `into`."""
+"""The pending transactions that the `TransactionSubmitted` of `events` tell of, as rows of the table `into`.
+
+`schedule_id` is an expression for the schedule that runs: its own event tells that."""
 
 # As for a single one (see `bank.transactions.store`) the transaction id is taken before the first
 # event's position is drawn. The positions, which are the transactions' `seq`, are drawn in the order
@@ -40,7 +42,7 @@ WITH begun AS MATERIALIZED (
      ORDER BY w.n
     RETURNING position, stream_id, data, actor_id, request_id, trace_id, recorded_at
 )
-""" + ROWS_OF_EVENTS.format(into="transactions", events="event")
+""" + ROWS_OF_EVENTS.format(into="transactions", events="event", schedule_id="NULL::uuid")
 
 
 def submit_many(connection: Connection, transactions: Sequence[tuple[str, TransactionSubmitted]], origin: Origin) -> None:

@@ -61,6 +61,8 @@ class Transaction(Base):
     failure_code: Mapped[str | None] = mapped_column(Text)
     # The transaction that this rollback moves back.
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    # The schedule of which this is a run.
+    schedule_id: Mapped[str | None] = mapped_column(Id, ForeignKey("schedules.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
     # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
@@ -90,6 +92,7 @@ class Transaction(Base):
         Index("ix_transactions_from_user_id_seq", "from_user_id", "seq"),
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
+        Index("ix_transactions_schedule_id", "schedule_id", "seq", postgresql_where=text("schedule_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
     )
 
@@ -105,7 +108,8 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     # SHA-256 of what was asked.
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    transaction_id: Mapped[str] = mapped_column(Id, ForeignKey("transactions.id"))
+    # NULL where the request made no transaction: a schedule.
+    transaction_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # NULL while the first request still waits for the outcome (`Prefer: wait`).
     response_status: Mapped[int | None] = mapped_column(SmallInteger)
     response_body: Mapped[bytes | None] = mapped_column(LargeBinary)

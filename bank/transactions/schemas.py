@@ -93,6 +93,7 @@ class History(PageSchema):
     since = Moment(data_key="from", metadata={"description": "Recorded at or after."})
     until = Moment(data_key="to", metadata={"description": "Recorded before."})
     reference = _reference()
+    schedule_id = Identifier(metadata={"description": "The runs of this schedule."})
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -200,6 +200,7 @@ def _as_row(transaction_id: str | None, event: TransactionSubmitted, now: dateti
         id=transaction_id,
         status="pending",
         failure_code=None,
+        schedule_id=None,
         rolled_back_amount=0,
         created_at=now,
         completed_at=None,

@@ -16,14 +16,17 @@ from bank.web.fields import timestamp
 COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
-    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version, t.request_id,
+    t.metadata, t.failure_code, t.reverses_id::text, t.schedule_id::text, t.rolled_back_amount, t.version, t.request_id,
     t.effective_at, t.created_at, t.completed_at
 """
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """What is kept with an idempotency key: the first answer, or none while the first request waits."""
+    """What is kept with an idempotency key: the first answer, or none while the first request waits.
+
+    `transaction_id` is empty where the request made none.
+    """
 
     fingerprint: bytes
     transaction_id: str
@@ -59,7 +62,7 @@ def find_key(session: Session, user_id: str | None, route: str, key: str | None)
     if row[1] is None:
         return row[0], None
     body = None if row[4] is None else bytes(row[4])
-    return row[0], StoredAnswer(bytes(row[1]), row[2], row[3], body, bool(row[5]))
+    return row[0], StoredAnswer(bytes(row[1]), row[2] or "", row[3], body, bool(row[5]))
 
 
 def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> tuple[int, bytes]:
@@ -192,6 +195,7 @@ class HistoryQuery:
     since: datetime | None = None
     until: datetime | None = None
     reference: str | None = None
+    schedule_id: str | None = None
     before: int | None = None
 
 
@@ -204,6 +208,7 @@ _CONDITIONS = {
     "since": "t.created_at >= :since",
     "until": "t.created_at < :until",
     "reference": "t.reference = :reference",
+    "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
     "before": "t.seq < :before",
 }
 
@@ -255,7 +260,7 @@ def present(row: Any) -> dict[str, Any]:
         "reverses_id": row.reverses_id,
         "rolled_back_amount": format_amount(row.rolled_back_amount, currency),
         "batch_id": None,
-        "schedule_id": None,
+        "schedule_id": row.schedule_id,
         "effective_at": timestamp(row.effective_at),
         "created_at": timestamp(row.created_at),
         "completed_at": timestamp(row.completed_at),

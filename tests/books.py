@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bank import create_app
 from bank.config import Config
 from bank.db import db
 from bank.processing.processor import drain_once
+from bank.schedules.jobs import run_due
 from tests.processes import ADMIN_PASSWORD, fresh_database
 
 
@@ -24,7 +26,7 @@ class Teller:
         login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
         self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
 
-    def post(self, path: str, **body: str) -> str:
+    def post(self, path: str, **body: Any) -> str:
         """POST to `/api/v1` + path; the id of what came to be."""
         response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
         assert response.status_code in (201, 202), response.json
@@ -47,7 +49,7 @@ class Teller:
 @dataclass(frozen=True)
 class Books:
     """A bank that has seen some business, by id: the accounts of Alice and Bob and what happened between them, Carol's,
-    to which nothing happened, and Dave's, which was changed twice and closed."""
+    to which nothing happened, and Dave's, which was changed twice and closed. `scheduled` failed, and is the run of a schedule."""
 
     app: Flask
     environ: dict[str, str]
@@ -60,6 +62,7 @@ class Books:
     transfer: str
     rolled_back: str
     failed: str
+    scheduled: str
     pending: str
 
     def drain(self) -> None:
@@ -109,9 +112,15 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{rolled_back}/rollback", reason="by mistake")
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
+        schedule = teller.post("/schedules", transfer={"amount": "1000.00", **parties}, run_at="2099-01-31T08:00:00Z")
+        with app.app_context():
+            run_due(datetime.fromisoformat("2099-01-31T08:00:00Z"))
         drain(app)
+        scheduled = teller.get(f"/schedules/{schedule}/runs")["data"][0]["transaction_id"]
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, pending)
+        yield Books(
+            app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, scheduled, pending
+        )
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

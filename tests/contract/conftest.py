@@ -13,12 +13,25 @@ from bank.replay import jobs
 from bank.users.models import Role
 from tests.conftest import Person
 
-TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins", "replays")
+TABLES = (
+    "transactions",
+    "entries",
+    "events",
+    "audit_logs",
+    "idempotency_keys",
+    "accounts",
+    "balances",
+    "users",
+    "logins",
+    "replays",
+    "schedules",
+    "schedule_runs",
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished."""
+    """Alice and Bob have an account and a schedule each; `transaction` moved money to Alice; `replay` is finished."""
 
     alice: Person
     bob: Person
@@ -29,6 +42,8 @@ class Stage:
     bobs_account: str
     transaction: str
     replay: str
+    schedule: str
+    bobs_schedule: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -37,6 +52,8 @@ class Stage:
             "bobs_account": self.bobs_account,
             "transaction": self.transaction,
             "replay": self.replay,
+            "schedule": self.schedule,
+            "bobs_schedule": self.bobs_schedule,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -55,6 +72,11 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
     replay = admin.post("/admin/replays", {"until_position": 0}).json["id"]
     with app.app_context():
         assert jobs.run(replay)
+    transfers = ((alice, bobs_account), (bob, account))
+    schedule, bobs_schedule = (
+        who.post("/schedules", {"transfer": {"to_account_id": to, "amount": "1.00", "currency": "USD"}, "run_at": "2099-01-31T08:00:00Z"})
+        for who, to in transfers
+    )
     return Stage(
         alice=alice,
         bob=bob,
@@ -65,6 +87,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         bobs_account=bobs_account,
         transaction=response.json["id"],
         replay=replay,
+        schedule=schedule.json["id"],
+        bobs_schedule=bobs_schedule.json["id"],
     )
 
 

@@ -42,8 +42,7 @@ _MISSED_AFTER = timedelta(minutes=5)
 def run_due(now: datetime | None = None) -> int:
     """Submit all that is due by `now` (None: by the database's clock), as far as it can be done in a second.
 
-    Returns how many schedules were moved on, one that had runs of ten or more and more than once counting each time; 0 when nothing
-    was due. Runs by rq-scheduler; its name is in Redis and a promise.
+    Returns how much was taken in hand; 0 when nothing was due. Runs by rq-scheduler; its name is in Redis and a promise.
     """
     started, done = time.monotonic(), 0
     while True:

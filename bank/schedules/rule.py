@@ -10,6 +10,7 @@ from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from math import gcd
 
 LONGEST_GAP = timedelta(days=3653)
@@ -57,6 +58,7 @@ class Rule:
     week_start: int = 0
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def parse(cls, text: str) -> "Rule":
         """The rule that `text` (`FREQ=MONTHLY;BYMONTHDAY=31`) says, without `RRULE:` before it.
 

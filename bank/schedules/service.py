@@ -142,9 +142,6 @@ def create_many(session: Session, wanted: Sequence[Wanted], now: datetime, origi
 
 def _insert(session: Session, made: Sequence[tuple[str, Wanted]], now: datetime, origin: Origin) -> None:
     store.create(session.connection(), [(schedule_id, _created(each, now, origin)) for schedule_id, each in made], origin)
-    for schedule_id, each in made:
-        details = {"amount": each.parties.amount, "currency": each.parties.currency, "rrule": each.timing.rrule}
-        audit.record(session, "schedule", schedule_id, "schedule.created", origin, details)
 
 
 def _created(wanted: Wanted, now: datetime, origin: Origin) -> ScheduleCreated:

@@ -36,23 +36,31 @@ SELECT e.stream_id, 'active', s.created_by, s.name, s.from_user_id, s.to_user_id
 """The schedules that the `ScheduleCreated` of `events` tell of, as rows of the table `into`."""
 
 _CREATE = """
-WITH event AS (
-    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id, trace_id)
-    SELECT w.id, 1, 'ScheduleCreated', %(schema)s, w.data, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
+WITH wanted AS MATERIALIZED (
+    SELECT w.id, w.data, w.n
       FROM ROWS FROM (unnest(%(ids)s::uuid[]), json_array_elements(%(events)s::json)) WITH ORDINALITY AS w (id, data, n)
-     ORDER BY w.n
+), audited AS (
+    INSERT INTO audit_logs (entity_type, entity_id, action, details, actor_id, address, request_id)
+    SELECT 'schedule', id, 'schedule.created',
+           json_build_object('amount', data->'amount', 'currency', data->'currency', 'rrule', data->'rrule'),
+           %(actor_id)s::uuid, %(address)s, %(request_id)s
+      FROM wanted ORDER BY n
+), event AS (
+    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id, trace_id)
+    SELECT id, 1, 'ScheduleCreated', %(schema)s, data, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s FROM wanted ORDER BY n
     RETURNING stream_id, data, recorded_at
 )
 """ + ROWS_OF_EVENTS_OF_SCHEDULES.format(into="schedules", events="event")
 
 
 def create(connection: Connection, schedules: Sequence[tuple[str, ScheduleCreated]], origin: Origin) -> None:
-    """Insert schedules, each an id and its event."""
+    """Insert schedules, each an id and its event, with their audit rows."""
     parameters = {
         "ids": [schedule_id for schedule_id, _ in schedules],
         "schema": ScheduleCreated.SCHEMA,
         "events": _json(event for _, event in schedules),
         "actor_id": origin.actor_id,
+        "address": origin.address,
         "request_id": origin.request_id,
         "trace_id": origin.trace_id,
     }

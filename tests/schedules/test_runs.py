@@ -199,9 +199,10 @@ def test_every_run_and_change_leaves_its_events_and_audit_rows(alice, auditor, a
         "2030-01-31", "2030-02-28", "2030-02-28", "2030-03-31", None,
     ]  # fmt: skip
     audited = auditor.get(f"/audit-logs?entity_type=schedule&entity_id={schedule['id']}").json["data"]
-    assert [(each["action"], each["details"]) for each in audited[:2]] == [
+    assert [(each["action"], each["details"]) for each in audited] == [
         ("schedule.deleted", {"status": "deleted", "next_run_at": None}),
         ("schedule.changed", {"amount": 1200}),
+        ("schedule.created", {"amount": 1000, "currency": "USD", "rrule": "FREQ=MONTHLY"}),
     ]
     paid = events[1]["data"]["transaction_id"]
     [row] = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={paid}").json["data"]

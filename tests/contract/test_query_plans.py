@@ -31,18 +31,18 @@ _FILL = (
               md5((%(accounts)s - 1)::text)::uuid AS target,
               now() - (%(transfers)s - g) * interval '1 minute' AS at
          FROM generate_series(1, %(transfers)s) g""",
-    """INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
-                                 amount, currency, to_amount, to_currency, reference, schedule_id, version, effective_at, created_at,
-                                 completed_at)
-       SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq,
-              CASE seq %% 10 WHEN 0 THEN md5('s' || seq %% 1000)::uuid END, 2, at, at, at
-         FROM planned p CROSS JOIN users u""",
     # A hundred hourly schedules ran for 500 hours each; 20,000 others did not yet.
     """INSERT INTO schedules (id, status, created_by, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency,
                               rrule, time_zone, starts_at, month_end, misfire, retry_attempts, retry_delay_seconds, next_run_at, version)
        SELECT md5('s' || g * 10)::uuid, 'active', u.id, u.id, u.id, md5('1')::uuid, md5('2')::uuid, 1, 'USD',
               'FREQ=HOURLY', 'UTC', now(), 'skip', 'skip', 1, 1, now(), 1
          FROM users u CROSS JOIN generate_series(0, 20099) g""",
+    """INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
+                                 amount, currency, to_amount, to_currency, reference, schedule_id, version, effective_at, created_at,
+                                 completed_at)
+       SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq,
+              CASE seq %% 10 WHEN 0 THEN md5('s' || seq %% 1000)::uuid END, 2, at, at, at
+         FROM planned p CROSS JOIN users u""",
     """INSERT INTO schedule_runs (schedule_id, due_at, attempts, transaction_id)
        SELECT schedule_id, created_at, 1, id FROM transactions WHERE schedule_id IS NOT NULL""",
     """INSERT INTO events (stream_id, version, type, data, recorded_at)

@@ -33,6 +33,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.observability.views import blp as admin
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
+    from bank.schedules.views import blp as schedules
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
     from bank.web import body, context, docs, limits, problems, streaming
@@ -72,6 +73,6 @@ def create_app(config: "Config | None" = None) -> "Flask":
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, batches, balances, audit, admin, replays):
+    for blueprint in (auth, users, accounts, transactions, batches, schedules, balances, audit, admin, replays):
         api.register_blueprint(blueprint)
     return app

@@ -129,6 +129,12 @@ class ReplayNotFinished(Conflict):
     code, title = "replay_not_finished", "The replay has no result"
 
 
+class ScheduleOver(Conflict):
+    """It is deleted, or had its last run."""
+
+    code, title = "schedule_over", "The schedule is over"
+
+
 class IdempotencyInProgress(Conflict):
     """The first request with this key has not been answered yet."""
 

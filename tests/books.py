@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bank.config import Config
 from bank.db import db
 from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
+from bank.schedules.jobs import run_due
 from tests.processes import ADMIN_PASSWORD, fresh_database
 
 
@@ -48,7 +50,7 @@ class Teller:
 @dataclass(frozen=True)
 class Books:
     """A bank that has seen some business, by id: the accounts of Alice and Bob and what happened between them, Carol's,
-    to which nothing happened, and Dave's, which was changed twice and closed."""
+    to which nothing happened, and Dave's, which was changed twice and closed. `scheduled` failed, and is the run of a schedule."""
 
     app: Flask
     environ: dict[str, str]
@@ -62,6 +64,7 @@ class Books:
     rolled_back: str
     failed: str
     batch: str
+    scheduled: str
     pending: str
     # Of the first hold a part is captured and the rest is open, the second was let go after a part of it had been captured, the
     # third at once.
@@ -118,7 +121,11 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{rolled_back}/rollback", reason="by mistake")
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
+        schedule = teller.post("/schedules", transfer={"amount": "1000.00", **parties}, run_at="2099-01-31T08:00:00Z")
+        with app.app_context():
+            run_due(datetime.fromisoformat("2099-01-31T08:00:00Z"))
         drain(app)
+        scheduled = teller.get(f"/schedules/{schedule}/runs")["data"][0]["transaction_id"]
         held, captured, voided = (
             teller.post("/transactions/transfer", amount=amount, hold=True, **parties) for amount in ("10.00", "5.00", "3.00")
         )
@@ -132,7 +139,7 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         batch = teller.post("/transactions/batch", mode="independent", transactions=[refused, refused])
         drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, batch, pending)
+        people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, batch, scheduled, pending)
         yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void)
         with app.app_context():
             for engine in db.engines.values():

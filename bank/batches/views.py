@@ -10,7 +10,7 @@ from bank.batches import schemas, service, upload
 from bank.batches.models import BatchMode
 from bank.errors import Unprocessable
 from bank.transactions.service import Asked
-from bank.transactions.views import asked, viewer
+from bank.transactions.views import idempotency_key, viewer
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint, StrictParser
@@ -75,7 +75,7 @@ def submit_batch(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """
     if "mode" in query and request.mimetype != CSV:
         raise Unprocessable.at("/mode", "Belongs into the JSON body.")
-    how = Asked(asked().key, 0)
+    how = Asked(idempotency_key(), 0)
     mode = BatchMode(body["mode"])
     if query.get("dry_run") == "true":
         return json_response(service.preview(mode, body["transactions"], principal(), origin()))

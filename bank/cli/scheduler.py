@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 # What ticks, and how often in seconds.
 TICKS = {
+    "bank.schedules.jobs.run_due": 2,
     "bank.processing.tasks.sweep": 3,
     "bank.processing.expiry.expire_holds": 5,
     "bank.replay.jobs.sweep_replays": 5,

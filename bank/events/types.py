@@ -200,6 +200,80 @@ class HoldExpired(Happened):
     captured_amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleCreated(Happened):
+    """A transfer is to be made once at `run_at`, or by the rule `rrule` from `starts_at` on. Stream: the schedule.
+
+    `ends_at` is the last run that the rule's COUNT or UNTIL allow. In all events of a schedule `next_run_at` is when it is due
+    after that event; None: not any more, or not as long as it is paused.
+    """
+
+    created_by: str
+    name: str | None
+    from_user_id: str
+    to_user_id: str
+    from_account_id: str
+    to_account_id: str
+    amount: int
+    currency: str
+    description: str | None
+    reference: str | None
+    metadata: dict[str, Any] | None
+    run_at: str | None
+    rrule: str | None
+    time_zone: str | None
+    starts_at: str | None
+    month_end: str | None
+    ends_at: str | None
+    misfire: str
+    retry_attempts: int
+    retry_delay_seconds: int
+    next_run_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChanged(Happened):
+    """Status, name, amount, description, timing and policies are now these."""
+
+    status: str
+    name: str | None
+    amount: int
+    description: str | None
+    run_at: str | None
+    rrule: str | None
+    time_zone: str | None
+    starts_at: str | None
+    month_end: str | None
+    ends_at: str | None
+    misfire: str
+    retry_attempts: int
+    retry_delay_seconds: int
+    next_run_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRan(Happened):
+    """The run that was due at `due_at` was tried for the `attempt`th time: by this transaction, or for `failure_code` by none.
+
+    `retry_at` is when it is tried again should it fail; None: it is not.
+    """
+
+    due_at: str
+    attempt: int
+    transaction_id: str | None
+    failure_code: str | None
+    retry_at: str | None
+    next_run_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSkipped(Happened):
+    """The run that was due at `due_at` was missed, and is not made up for."""
+
+    due_at: str
+    next_run_at: str | None
+
+
 TYPES: dict[str, type[Happened]] = {
     name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
 }

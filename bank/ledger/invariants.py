@@ -73,6 +73,11 @@ _OF_A_WINDOW = {
     # gaps between them. Accounts are found gone by the position too: by id, the streams of all transactions would lie between.
     "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'AccountOpened')",
+    # Schedules have no window of their own: what is looked at are their transactions, and the runs recorded between these.
+    "schedules": "(SELECT * FROM schedules WHERE false)",
+    "runs": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'ScheduleRan')",
+    "runs_of_transactions": f"""(SELECT * FROM events WHERE type = 'ScheduleRan' AND stream_id IN (
+                                     SELECT schedule_id FROM {_TRANSACTIONS} own))""",
 }
 _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"), "events") | {
     "accounts": "accounts",
@@ -86,6 +91,9 @@ _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"),
     "events": "events",
     "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE type = 'AccountOpened')",
+    "schedules": "schedules",
+    "runs": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
+    "runs_of_transactions": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
 }
 
 
@@ -206,7 +214,8 @@ CHECKS: Sequence[Check] = (
         "streams_end_where_state_is",
         """SELECT s.id FROM (
                SELECT t.id, t.version FROM {transactions} t
-               UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id) s
+               UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id
+               UNION ALL SELECT id, version FROM {schedules} d) s
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
@@ -306,6 +315,19 @@ CHECKS: Sequence[Check] = (
                 IS DISTINCT FROM
                    (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
                     {_object("v.data")} ->> 'items')""",
+    ),
+    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's.
+    _over_window(
+        "scheduled_are_as_events_say",
+        f"""SELECT t.id::text FROM {{transactions}} t
+              LEFT JOIN (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs_of_transactions}} v) r
+                ON r.stream_id = t.schedule_id AND r.transaction_id = t.id::text
+             WHERE t.schedule_id IS NOT NULL GROUP BY t.id HAVING count(r.stream_id) <> 1
+            UNION ALL
+            SELECT r.transaction_id
+              FROM (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs}} v) r
+              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ '^[0-9a-f-]{{{{36}}}}$' THEN r.transaction_id::uuid END
+             WHERE r.transaction_id IS NOT NULL AND t.schedule_id IS DISTINCT FROM r.stream_id""",
     ),
     _over_window(
         "closings_are_sums_of_entries",

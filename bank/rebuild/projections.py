@@ -6,6 +6,7 @@ that takes in many at once (`bank.transactions.many`). Each statement reads the 
 the log at hand, in which every stream's events are complete up to its end.
 """
 
+from bank.schedules.store import ROWS_OF_EVENTS_OF_SCHEDULES
 from bank.transactions.many import ROWS_OF_EVENTS
 
 SHADOW = "rebuild"
@@ -16,7 +17,9 @@ TABLES = {
     "accounts": ("id",),
     "balances": ("account_id",),
     "batches": ("id",),
+    "schedules": ("id",),
     "transactions": ("id",),
+    "schedule_runs": ("schedule_id", "due_at"),
     "entries": ("account_id", "version"),
     "daily_balances": ("account_id", "day"),
 }
@@ -51,6 +54,10 @@ READ = {
     "HoldCaptured": 1,
     "HoldVoided": 1,
     "HoldExpired": 1,
+    "ScheduleCreated": 1,
+    "ScheduleChanged": 1,
+    "ScheduleRan": 1,
+    "ScheduleSkipped": 1,
 }
 """The types of event that the statements read, each up to that version of its shape."""
 
@@ -75,6 +82,14 @@ def _end_of_hold(event_type: str) -> str:
         + _HELD.format(sign="-"),
     )
 
+
+# A change that came after the run says when the schedule is due, and not the run.
+_NEXT_RUN = f"""
+        UPDATE {SHADOW}.schedules s
+           SET version = n.version, updated_at = n.recorded_at, next_run_at = (n.data->>'next_run_at')::timestamptz,
+               status = CASE WHEN s.status = 'active' AND n.data->>'next_run_at' IS NULL THEN 'finished' ELSE s.status END
+          FROM newest n WHERE s.id = n.stream_id AND s.version < n.version
+"""
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
@@ -129,7 +144,7 @@ STATEMENTS = [
         SELECT stream_id, actor_id, data->>'mode', (data->>'items')::integer, recorded_at FROM event
         """,
     ),
-    _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event")),
+    _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event", schedule_id="NULL::uuid")),
     _of(
         "TransactionFailed",
         f"""
@@ -203,6 +218,55 @@ STATEMENTS = [
     ),
     _end_of_hold("HoldVoided"),
     _end_of_hold("HoldExpired"),
+    _of("ScheduleCreated", ROWS_OF_EVENTS_OF_SCHEDULES.format(into=f"{SHADOW}.schedules", events="event")),
+    _of(
+        "ScheduleChanged",
+        f"""
+        UPDATE {SHADOW}.schedules s
+           SET status = t.status, name = t.name, amount = t.amount, description = t.description, run_at = t.run_at, rrule = t.rrule,
+               time_zone = t.time_zone, starts_at = t.starts_at, month_end = t.month_end, ends_at = t.ends_at, misfire = t.misfire,
+               retry_attempts = t.retry_attempts, retry_delay_seconds = t.retry_delay_seconds, next_run_at = t.next_run_at,
+               version = n.version, updated_at = n.recorded_at
+          FROM newest n CROSS JOIN LATERAL json_to_record(n.data)
+            AS t (status text, name text, amount bigint, description text, run_at timestamptz, rrule text, time_zone text,
+                  starts_at timestamptz, month_end text, ends_at timestamptz, misfire text, retry_attempts smallint,
+                  retry_delay_seconds int, next_run_at timestamptz)
+         WHERE s.id = n.stream_id
+        """,
+        newest=True,
+    ),
+    _of(
+        "ScheduleSkipped",
+        f"""
+        , skipped AS (
+            INSERT INTO {SHADOW}.schedule_runs (schedule_id, due_at, attempts, created_at)
+            SELECT stream_id, (data->>'due_at')::timestamptz, 0, recorded_at FROM event
+        )
+        {_NEXT_RUN}
+        """,
+        newest=True,
+    ),
+    _of(
+        "ScheduleRan",
+        f"""
+        , tried AS (
+            SELECT stream_id, recorded_at, t.*, max(attempt) OVER run AS attempts, min(recorded_at) OVER run AS first_at
+              FROM event CROSS JOIN LATERAL json_to_record(data)
+                AS t (due_at timestamptz, attempt smallint, transaction_id uuid, failure_code text, retry_at timestamptz)
+            WINDOW run AS (PARTITION BY stream_id, due_at)
+        ), ran AS (
+            INSERT INTO {SHADOW}.schedule_runs AS r (schedule_id, due_at, attempts, transaction_id, failure_code, look_at, created_at)
+            SELECT stream_id, due_at, attempt, transaction_id, failure_code, retry_at, first_at FROM tried WHERE attempt = attempts
+            ON CONFLICT (schedule_id, due_at) DO UPDATE
+               SET attempts = EXCLUDED.attempts, transaction_id = EXCLUDED.transaction_id, failure_code = EXCLUDED.failure_code,
+                   look_at = EXCLUDED.look_at
+        ), paid AS (
+            UPDATE {SHADOW}.transactions t SET schedule_id = stream_id FROM tried WHERE t.id = tried.transaction_id
+        )
+        {_NEXT_RUN}
+        """,
+        newest=True,
+    ),
 ]
 
 # Closing balances follow from the entries. They are made anew for the accounts that were touched since, from the first

@@ -61,6 +61,8 @@ class Transaction(Base):
     failure_code: Mapped[str | None] = mapped_column(Text)
     # The transaction that this rollback moves back.
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    # The schedule of which this is a run.
+    schedule_id: Mapped[str | None] = mapped_column(Id, ForeignKey("schedules.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
     # The batch that it came with, and its place there from 0 on; NULL where it came by itself.
@@ -111,6 +113,7 @@ class Transaction(Base):
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
         Index("ix_transactions_batch", "batch_id", "batch_index", postgresql_where=text("batch_id IS NOT NULL")),
+        Index("ix_transactions_schedule_id", "schedule_id", "seq", postgresql_where=text("schedule_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
         # The open holds. By `held_amount`, which stays 0 in all other rows, for the same reason.
         Index("ix_transactions_held", "from_account_id", postgresql_where=text("held_amount > 0")),
@@ -135,9 +138,10 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     # SHA-256 of what was asked.
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    # What the request made: a transaction or a batch.
+    # What the request made: a transaction, a batch or a schedule.
     transaction_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
+    schedule_id: Mapped[str | None] = mapped_column(Id, ForeignKey("schedules.id"))
     # NULL while the first request still waits for the outcome (`Prefer: wait`).
     response_status: Mapped[int | None] = mapped_column(SmallInteger)
     response_body: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -145,4 +149,4 @@ class IdempotencyKey(Base):
     answer_by: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
 
-    __table_args__ = (CheckConstraint("(transaction_id IS NULL) <> (batch_id IS NULL)", name="made"),)
+    __table_args__ = (CheckConstraint("num_nonnulls(transaction_id, batch_id, schedule_id) = 1", name="made"),)

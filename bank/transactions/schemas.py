@@ -118,6 +118,7 @@ class History(PageSchema):
     reference = _reference()
     batch_id = Identifier(metadata={"description": "Those that came in this batch."})
     hold_id = Identifier(metadata={"description": "What captured and voided this hold."})
+    schedule_id = Identifier(metadata={"description": "The runs of this schedule."})
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -56,7 +56,7 @@ class Answer:
 
     status: int
     body: bytes
-    # The transaction, or the batch.
+    # The transaction, the batch or the schedule.
     made_id: str
     replayed: bool = False
     waited: bool = False
@@ -128,7 +128,9 @@ def once(asked: Asked, attempt: Callable[[], Answer]) -> Answer:
         raise
 
 
-def key_to_store(route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Asked) -> store.KeyToStore | None:
+def key_to_store(
+    route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Asked, *, status: int = 202
+) -> store.KeyToStore | None:
     """The key that is to be stored with what the request did and its answer; None where none was given."""
     if asked.key is None or origin.actor_id is None:
         return None
@@ -138,7 +140,7 @@ def key_to_store(route: str, fingerprint: bytes, body: bytes, origin: Origin, as
         route=route,
         key=asked.key,
         fingerprint=fingerprint,
-        status=None if waits else 202,
+        status=None if waits else status,
         body=None if waits else body,
         wait_seconds=asked.wait_seconds + _GRACE_SECONDS if waits else 0,
     )
@@ -242,6 +244,7 @@ def as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetim
         id=transaction_id,
         status="pending",
         failure_code=None,
+        schedule_id=None,
         rolled_back_amount=0,
         held_amount=0,
         captured_amount=0,

@@ -18,7 +18,7 @@ COLUMNS = """
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
     t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.expires_at, t.held_amount,
     t.captured_amount, t.captures_id::text, t.voids_id::text, t.version, t.request_id,
-    t.batch_id::text, t.batch_index,
+    t.batch_id::text, t.batch_index, t.schedule_id::text,
     t.effective_at, t.created_at, t.completed_at
 """
 
@@ -28,7 +28,7 @@ class StoredAnswer:
     """What is kept with an idempotency key: the first answer, or none while the first request waits."""
 
     fingerprint: bytes
-    # The transaction, or the batch.
+    # The transaction, the batch or the schedule.
     made_id: str
     status: int | None
     body: bytes | None
@@ -50,7 +50,8 @@ class KeyToStore:
 
 
 _FIND_KEY = """
-    SELECT now(), k.fingerprint, COALESCE(k.transaction_id, k.batch_id)::text, k.response_status, k.response_body, k.answer_by < now()
+    SELECT now(), k.fingerprint, COALESCE(k.transaction_id, k.batch_id, k.schedule_id)::text, k.response_status, k.response_body,
+           k.answer_by < now()
       FROM (SELECT 1) one
       LEFT JOIN idempotency_keys k ON k.user_id = %s::uuid AND k.route = %s AND k.key = %s
 """
@@ -62,7 +63,7 @@ def find_key(session: Session, user_id: str | None, route: str, key: str | None)
     if row[1] is None:
         return row[0], None
     body = None if row[4] is None else bytes(row[4])
-    return row[0], StoredAnswer(bytes(row[1]), row[2], row[3], body, bool(row[5]))
+    return row[0], StoredAnswer(bytes(row[1]), row[2] or "", row[3], body, bool(row[5]))
 
 
 def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> tuple[int, bytes]:
@@ -204,6 +205,7 @@ class HistoryQuery:
     reference: str | None = None
     batch_id: str | None = None
     hold_id: str | None = None
+    schedule_id: str | None = None
     before: int | None = None
 
 
@@ -220,6 +222,7 @@ _CONDITIONS = {
     # As the index has it, what it leaves out included.
     "hold_id": """(t.captures_id IS NOT NULL OR t.voids_id IS NOT NULL)
                   AND COALESCE(t.captures_id, t.voids_id) = CAST(:hold_id AS uuid)""",
+    "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
     "before": "t.seq < :before",
 }
 
@@ -280,7 +283,7 @@ def present(row: Any) -> dict[str, Any]:
         "captures_id": row.captures_id,
         "voids_id": row.voids_id,
         "batch_id": row.batch_id,
-        "schedule_id": None,
+        "schedule_id": row.schedule_id,
         "effective_at": timestamp(row.effective_at),
         "created_at": timestamp(row.created_at),
         "completed_at": timestamp(row.completed_at),

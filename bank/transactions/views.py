@@ -24,14 +24,16 @@ _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([0-9]{1,2})\s*(?:$|,|;)", re.ASCII | re.IGNORECASE)
 
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and body again: the first answer again, and the money moves once.",
+    "example": "order-4711",
+}
+
 _HEADERS = [
-    {
-        "in": "header",
-        "name": "Idempotency-Key",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "description": "The same key and body again: the first answer again, and the money moves once.",
-        "example": "order-4711",
-    },
+    IDEMPOTENCY_KEY,
     {
         "in": "header",
         "name": "Prefer",
@@ -43,13 +45,13 @@ _HEADERS = [
 
 
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The transaction."}}
-_REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."}}
+REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."}}
 _APPLIED = {"Preference-Applied": {"schema": {"type": "string", "example": "wait=5"}, "description": "It was waited for."}}
 
 
 def _documented(view: View) -> View:
     """Document what every view that moves money takes and answers."""
-    answer, headers = schemas.TransactionAnswer, {**_LOCATION, **_REPLAYED, **_APPLIED}
+    answer, headers = schemas.TransactionAnswer, {**_LOCATION, **REPLAYED, **_APPLIED}
     for document in (
         blp.doc(parameters=_HEADERS),
         blp.response(202, answer, description="Durable; it is posted in a moment, or its wait has run out.", headers=headers),
@@ -60,7 +62,7 @@ def _documented(view: View) -> View:
             schema=schemas.RefusedSchema,
             content_type=PROBLEM_TYPE,
             description="Not valid: `errors` names each place. Or refused by the ledger within the wait: `code` says why.",
-            headers={**_REPLAYED, **_APPLIED},
+            headers={**REPLAYED, **_APPLIED},
         ),
         blp.problem(404, "What the body or the path names is not there, or not yours."),
     ):
@@ -68,11 +70,17 @@ def _documented(view: View) -> View:
     return view
 
 
-def asked() -> service.Asked:
-    """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
+def idempotency_key() -> str | None:
+    """The request's Idempotency-Key. Raises Unprocessable for one that is none."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise Unprocessable.at("/headers/Idempotency-Key", "Must be 1 to 255 printable ASCII characters.")
+    return key
+
+
+def _asked() -> service.Asked:
+    """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
+    key = idempotency_key()
     wait = _WAIT.search(request.headers.get("Prefer", ""))
     # RFC 7240, 2: a preference that cannot be honoured is ignored.
     seconds = int(wait[1]) if wait and 1 <= int(wait[1]) <= 30 else 0
@@ -80,15 +88,15 @@ def asked() -> service.Asked:
 
 
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
-    how = asked()
+    asked = _asked()
     if query.get("dry_run") == "true":
         return json_response(service.preview(intent, origin(), viewer()))
-    answer = service.submit(intent, body, origin(), how)
+    answer = service.submit(intent, body, origin(), asked)
     headers = {}
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
     if answer.waited:
-        headers["Preference-Applied"] = f"wait={how.wait_seconds}"
+        headers["Preference-Applied"] = f"wait={asked.wait_seconds}"
     if answer.status == 422:
         raise LedgerRefused(orjson.loads(answer.body), headers)
     headers["Location"] = f"/api/v1/transactions/{answer.made_id}"

@@ -1,7 +1,7 @@
 """Holds: what is reserved and not moved, until when, and who takes it or lets it go.
 
 Revision ID: 0006
-Revises: 0004
+Revises: 0005
 """
 
 import sqlalchemy as sa

@@ -25,13 +25,15 @@ TABLES = (
     "logins",
     "replays",
     "batches",
+    "schedules",
+    "schedule_runs",
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is finished,
-    `batch` is Alice's."""
+    """Alice and Bob have an account and a schedule each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is
+    finished, `batch` is Alice's."""
 
     alice: Person
     bob: Person
@@ -44,6 +46,8 @@ class Stage:
     hold: str
     replay: str
     batch: str
+    schedule: str
+    bobs_schedule: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -54,6 +58,8 @@ class Stage:
             "hold": self.hold,
             "replay": self.replay,
             "batch": self.batch,
+            "schedule": self.schedule,
+            "bobs_schedule": self.bobs_schedule,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -76,6 +82,11 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         assert jobs.run(replay)
     item = {"type": "transfer", "to_account_id": bobs_account, "amount": "0.01", "currency": "USD"}
     batch = alice.post("/transactions/batch", {"mode": "independent", "transactions": [item] * 3}).json["id"]
+    transfers = ((alice, bobs_account), (bob, account))
+    schedule, bobs_schedule = (
+        who.post("/schedules", {"transfer": {"to_account_id": to, "amount": "1.00", "currency": "USD"}, "run_at": "2099-01-31T08:00:00Z"})
+        for who, to in transfers
+    )
     post_all()
     return Stage(
         alice=alice,
@@ -89,6 +100,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         hold=hold.json["id"],
         replay=replay,
         batch=batch,
+        schedule=schedule.json["id"],
+        bobs_schedule=bobs_schedule.json["id"],
     )
 
 

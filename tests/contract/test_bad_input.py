@@ -77,6 +77,47 @@ def in_days(days: int) -> str:
 
 TOMORROW = in_days(1)
 
+
+def as_json(fields: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
+
+
+def no_member(good: dict[str, str], wrong: dict[str, list[str]]) -> list[str]:
+    """An object with each of its members wrong in each way, or not there, or one too many; and what is no object."""
+    texts = [as_json({**good, name: text}) for name, texts in wrong.items() for text in texts]
+    missing = [as_json({name: text for name, text in good.items() if name != left_out}) for left_out in good]
+    return [*texts, *missing, as_json({**good, "hold": "true"}), "null", "1", "1.5", "true", "[]", '""', '"x"', "{}"]
+
+
+NO_RRULE = [
+    *NO_TEXT, json.dumps("x" * 501), '"FREQ"', '"FREQ="', '"freq=daily"', '"RRULE:FREQ=DAILY"', '"FREQ=DAILY;"', '"FREQ=DAILY;FREQ=DAILY"',
+    '"FREQ=SECONDLY"', '"FREQ=MINUTELY"', '"FREQ=MINUTELY;INTERVAL=60"', '"FREQ=FORTNIGHTLY"', '"INTERVAL=2"', '"FREQ=DAILY;X-FOO=1"',
+    '"FREQ=DAILY;BYSECOND=0,30"', '"FREQ=YEARLY;BYWEEKNO=20"', '"FREQ=YEARLY;BYYEARDAY=1"', '"FREQ=DAILY;INTERVAL=0"', '"FREQ=DAILY;INTERVAL=-1"',
+    '"FREQ=DAILY;INTERVAL=+1"', '"FREQ=DAILY;INTERVAL=1.5"', '"FREQ=DAILY;INTERVAL=\u0661"', '"FREQ=YEARLY;INTERVAL=11"',
+    '"FREQ=DAILY;INTERVAL=' + "9" * 400 + '"', '"FREQ=DAILY;COUNT=0"', '"FREQ=DAILY;COUNT=5001"', '"FREQ=DAILY;COUNT=1;UNTIL=20990101T000000Z"',
+    '"FREQ=DAILY;UNTIL=20990101"', '"FREQ=DAILY;UNTIL=20990101T000000"', '"FREQ=DAILY;UNTIL=20990230T000000Z"', '"FREQ=DAILY;UNTIL=20200101T000000Z"',
+    '"FREQ=HOURLY;BYMINUTE=0,30"', '"FREQ=DAILY;BYMINUTE=60"', '"FREQ=DAILY;BYHOUR=24"', '"FREQ=DAILY;BYHOUR=1,,2"', '"FREQ=DAILY;BYMONTH=13"',
+    '"FREQ=DAILY;BYMONTHDAY=0"', '"FREQ=DAILY;BYMONTHDAY=32"', '"FREQ=WEEKLY;BYMONTHDAY=1"', '"FREQ=WEEKLY;BYDAY=1MO"', '"FREQ=MONTHLY;BYDAY=0MO"',
+    '"FREQ=MONTHLY;BYDAY=54MO"', '"FREQ=MONTHLY;BYDAY=XX"', '"FREQ=DAILY;BYSETPOS=1"', '"FREQ=DAILY;WKST=XX"',
+    # Never, or not within ten years.
+    '"FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"', '"FREQ=HOURLY;BYMONTH=2;BYMONTHDAY=30"', '"FREQ=HOURLY;INTERVAL=2;BYHOUR=0"',
+    '"FREQ=HOURLY;INTERVAL=24;BYHOUR=3"', '"FREQ=MONTHLY;BYDAY=MO;BYSETPOS=6"', '"FREQ=DAILY;INTERVAL=7;BYDAY=SU"',
+]  # fmt: skip
+NO_TIME_ZONE = [
+    *NO_TEXT,
+    '"CET+1"',
+    '"Europe/Nowhere"',
+    '"europe/prague"',
+    '"../etc/passwd"',
+    '"/etc/localtime"',
+    '"+01:00"',
+    json.dumps("x" * 65),
+]
+NO_RECURRENCE = no_member(
+    {"rrule": '"FREQ=DAILY"', "time_zone": '"Europe/Prague"', "start": '"2099-02-06T12:00:00Z"'},
+    {"rrule": NO_RRULE, "time_zone": NO_TIME_ZONE, "start": [*NO_MOMENT, '"2099-01-31T12:00:00.5Z"'], "month_end": NO_CHOICE},
+)
+
 NO_POSITION = [
     "null", "true", "false", "[]", "{}", "[1]", '""', '"x"', '"1"', '"0"', "1.5", "1.0", "1e2", "NaN", "Infinity", "-0", "-1", "-0.0",
     str(2**63), str(2**64), "9" * 40, "9" * 5000,
@@ -86,10 +127,6 @@ NO_POSITION = [
 def batch_of(**fields: str) -> str:
     good = {"type": '"credit"', "account_id": '"{account}"', "amount": '"1.00"', "currency": '"USD"'}
     return f"[{as_json({**good, **fields})}]"
-
-
-def as_json(fields: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
 
 
 NO_BATCH = [
@@ -173,6 +210,25 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
         {"username": [*no_text_over(64), '"a b"', '"ab"'], "email": [*no_text_over(254), '"mallory"'], "role": NO_CHOICE, "status": NO_CHOICE,
          "password": ["null", "1", "true", "[]", "{}", '""', '"\\u0000"', '"short"', json.dumps("x" * 257)]},
     ),
+    "schedule": (
+        "POST", "/schedules", "alice",
+        {"transfer": '{"to_account_id": "{bobs_account}", "amount": "1.00", "currency": "USD"}', "run_at": '"2099-01-31T12:00:00Z"',
+         "misfire": '"skip"', "retry": '{"attempts": 2, "delay_seconds": 60}', "name": '"Rent"'},
+        {"transfer": no_member(
+            {"to_account_id": '"{bobs_account}"', "amount": '"1.00"', "currency": '"USD"'},
+            {"amount": NO_AMOUNT, "currency": NO_CURRENCY, "to_account_id": NO_ID, "from_account_id": NO_ID, "description": no_text_over(500),
+             "reference": no_text_over(100), "metadata": NO_METADATA}),
+         "run_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"'], "recurrence": NO_RECURRENCE, "misfire": NO_CHOICE,
+         "retry": no_member({"attempts": "2", "delay_seconds": "60"}, {"attempts": [*NO_POSITION, "0", "6"], "delay_seconds": [*NO_POSITION, "0", "604801"]}),
+         "name": no_text_over(100)},
+    ),
+    "change schedule": (
+        "PATCH", "/schedules/{schedule}", "alice", {"name": '"Rent"'},
+        {"status": [*NO_CHOICE, '"deleted"', '"finished"'], "amount": NO_AMOUNT, "description": [text for text in no_text_over(500) if text != "null"],
+         "run_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"'], "recurrence": NO_RECURRENCE, "misfire": NO_CHOICE,
+         "retry": no_member({"attempts": "2", "delay_seconds": "60"}, {"attempts": ["0", "6"]}),
+         "name": [text for text in no_text_over(100) if text != "null"]},
+    ),
     "replay": (
         "POST", "/admin/replays", "auditor", {"until_position": "0", "account_id": '"{account}"'},
         {"until_position": NO_POSITION, "until_time": NO_MOMENT, "account_id": NO_ID,
@@ -192,6 +248,7 @@ REQUIRED = {
     "rollback": ["reason"],
     "register": ["username", "email", "password"],
     "log in": ["username", "password"],
+    "schedule": ["transfer", "run_at"],
 }
 
 UNKNOWN = [
@@ -230,6 +287,8 @@ def test_a_wrong_value_is_refused_with_a_pointer_to_it(stage, nothing_written, r
                 # They stand in place of an account.
                 body.pop("account_id", None)
                 body.pop("to_account_id", None)
+            if field == "recurrence":
+                body.pop("run_at", None)
             problem = check_problem(send(stage, request_, as_json(body)), 422)
             pointers = [error["pointer"] for error in problem["errors"]]
             assert all(pointer.partition("/")[2].split("/")[0] == field for pointer in pointers), (text[:60], pointers)
@@ -362,6 +421,23 @@ NOT_THERE = [
     ("alice", "GET", f"/balances/historical?account_id={NOBODY}", None),
     ("alice", "GET", "/balances/at-time?account_id={bobs_account}&at=2026-01-31T12:00:00Z", None),
     ("alice", "GET", f"/balances/at-time?account_id={NOBODY}&at=2026-01-31T12:00:00Z", None),
+    *[
+        ("alice", "POST", "/schedules", {"run_at": "2099-01-31T12:00:00Z", "transfer": {"amount": "1.00", "currency": "USD", **parties}})
+        for parties in (
+            {"from_account_id": "{bobs_account}", "to_account_id": "{account}"},
+            {"from_account_id": NOBODY, "to_account_id": "{account}"},
+            {"to_account_id": NOBODY},
+            {"to_user_id": NOBODY},
+            {"to_username": "nobody-of-this-name"},
+        )
+    ],
+    *[
+        (who, method, f"/schedules/{schedule}{rest}", body)
+        for who, schedule in (("alice", "{bobs_schedule}"), ("alice", NOBODY), ("admin", NOBODY))
+        for method, rest, body in (("GET", "", None), ("GET", "/runs", None), ("PATCH", "", {"status": "paused"}), ("DELETE", "", None))
+    ],
+    ("teller", "PATCH", "/schedules/{schedule}", {"status": "paused"}),
+    ("teller", "DELETE", "/schedules/{schedule}", None),
     ("alice", "GET", "/users/{bob}", None),
     ("alice", "GET", f"/users/{NOBODY}", None),
     ("alice", "PUT", "/users/{bob}", {"username": "mallory"}),
@@ -398,6 +474,8 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/users/{}",
         "/nothing/{}",
         "/admin/replays/{}",
+        "/schedules/{}",
+        "/schedules/{}/runs",
     ],
 )
 @pytest.mark.parametrize("malformed", ["x", "1", "%00", "..", "019b2f6e8a0070008000000000000001", "' OR 1=1 --", "é", "x" * 5000])
@@ -414,10 +492,13 @@ QUERIES: dict[str, dict[str, str]] = {
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",
-        "batch_id": "id", "hold_id": "id",
+        "batch_id": "id", "hold_id": "id", "schedule_id": "id",
     },
     "/transactions/batch/{batch}": {"limit": "limit", "cursor": "cursor", "status": "choice"},
     "/transactions/{transaction}": {},
+    "/schedules": {"limit": "limit", "cursor": "cursor", "user_id": "id", "status": "choice"},
+    "/schedules/{schedule}": {},
+    "/schedules/{schedule}/runs": {"limit": "limit", "cursor": "cursor"},
     "/balances/current": {"limit": "limit", "cursor": "cursor", "account_id": "id", "currency": "currency", "user_id": "id"},
     "/balances/historical?account_id={account}": {"from": "moment", "to": "moment", "interval": "choice"},
     "/balances/historical?from=2026-01-01T00:00:00Z": {"account_id": "id"},
@@ -596,6 +677,7 @@ def test_no_route_takes_a_token_that_is_not_good(app, stage, client, bad_tokens,
                 "user_id": stage.alice.id,
                 "replay_id": stage.replay,
                 "batch_id": stage.batch,
+                "schedule_id": stage.schedule,
             }.items():
                 path = path.replace("{" + name + "}", value)
             check_problem(client.open(path, method=method, json={}), 401)

@@ -2,12 +2,14 @@
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from bank.db import unit_of_work
+from bank.schedules.jobs import run_due
 from tests.contract.document import Document
 from tests.contract.problems import check_problem
 from tests.proof.conftest import last_position, seal_up_to
@@ -49,6 +51,8 @@ PROMISED = {
     "transactions_capture", "transactions_void", "transactions_history",
     "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
     "batches_submit_batch", "batches_get_batch", "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
+    "schedules_create_schedule", "schedules_list_schedules", "schedules_get_schedule", "schedules_list_runs", "schedules_change_schedule",
+    "schedules_delete_schedule",
 }  # fmt: skip
 
 
@@ -202,6 +206,19 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     accounts = f"{api}/admin/replays/{{replay_id}}/accounts"
     check(admin.get(f"/admin/replays/{stage.replay}/accounts"), "GET", accounts, 200)
 
+    schedule = {"transfer": transfer, "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "Europe/Prague", "start": "2030-01-31T08:00:00Z"}}
+    check(alice.post("/schedules?dry_run=true", schedule), "POST", f"{api}/schedules", 200)
+    made = alice.post("/schedules", {**schedule, "retry": {"attempts": 2, "delay_seconds": 60}})
+    check(made, "POST", f"{api}/schedules", 201)
+    with app.app_context():
+        assert run_due(datetime.fromisoformat("2030-02-01T08:00:00Z")) == 1
+    one = f"{api}/schedules/{{schedule_id}}"
+    check(alice.get("/schedules"), "GET", f"{api}/schedules", 200)
+    check(alice.get(f"/schedules/{made.json['id']}"), "GET", one, 200)
+    check(alice.get(f"/schedules/{made.json['id']}/runs"), "GET", f"{one}/runs", 200)
+    check(alice.patch(f"/schedules/{made.json['id']}", {"amount": "2.00"}), "PATCH", one, 200)
+    check(alice.request("DELETE", f"/schedules/{made.json['id']}"), "DELETE", one, 204)
+
     elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
     expected = {
         (method, path, int(status))
@@ -209,7 +226,7 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
         if operation["operationId"] not in elsewhere
         for status in operation["responses"]
         # 201 needs somebody who posts while the request waits: see the tests of waiting.
-        if (status.startswith("2") and status != "201") or (method, path, status) == ("POST", f"{api}/accounts", "201")
+        if (status.startswith("2") and status != "201") or (path, status) in ((f"{api}/accounts", "201"), (f"{api}/schedules", "201"))
     }
     assert seen >= expected
 

@@ -301,6 +301,18 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
             "accounts_are_as_events_say": {"alice"},
         },
     ),
+    "a run that is no schedule's any more": (
+        "UPDATE transactions SET schedule_id = NULL WHERE id = :scheduled",
+        {"scheduled_are_as_events_say": {"scheduled"}},
+    ),
+    "a transaction that no schedule made": (
+        "UPDATE transactions SET schedule_id = (SELECT id FROM schedules) WHERE id = :transfer",
+        {"scheduled_are_as_events_say": {"transfer"}},
+    ),
+    "a run of another schedule": (
+        "UPDATE transactions SET schedule_id = gen_random_uuid() WHERE id = :scheduled",
+        {"scheduled_are_as_events_say": {"scheduled"}},
+    ),
     "a transaction that has waited for long": (
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
         {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
@@ -376,8 +388,8 @@ DAMAGE |= {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
-    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "pending",
-                                                   "held", "capture", "captured", "voided", "void")}  # fmt: skip
+    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "scheduled",
+                                                   "pending", "held", "capture", "captured", "voided", "void")}  # fmt: skip
 
     def entries(condition: str) -> list[str]:
         query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"

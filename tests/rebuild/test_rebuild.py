@@ -78,8 +78,26 @@ def live_a_little(client: Client) -> None:
     post(f"{freed}/capture", amount="1.00")
     post(f"{freed}/void", reason="The rest")
     wait_until(lambda: client.get(f"/transactions/{late}").json["status"] == "voided", "the hold expires")
+    live_by_schedule(client, ours, theirs)
     yen = client.post("/accounts", {"currency": "JPY"}).json["id"]
     assert client.request("PATCH", f"/api/v1/accounts/{yen}", {"status": "closed"}).status == 200
+
+
+def live_by_schedule(client: Client, ours: str, theirs: str) -> None:
+    """Schedules that ran once, are active, paused and deleted."""
+    transfer = {"from_account_id": ours, "to_account_id": theirs, "amount": "1.00", "currency": "USD", "metadata": {"ünï": "cödé"}}
+    recurrence = {"rrule": "FREQ=MONTHLY;COUNT=500", "time_zone": "Europe/Prague", "start": "2030-01-31T08:00:00Z"}
+    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    timings: tuple[dict[str, object], ...] = ({"run_at": soon}, *({"recurrence": recurrence, "name": "Rent"},) * 3)
+    once, _, paused, deleted = [client.post("/schedules", {"transfer": transfer, **timing}).json["id"] for timing in timings]
+    for change in ({"amount": "2.00"}, {"status": "paused", "retry": {"attempts": 2, "delay_seconds": 60}}):
+        assert client.request("PATCH", f"/api/v1/schedules/{paused}", change).status == 200
+    assert client.request("DELETE", f"/api/v1/schedules/{deleted}").status == 204
+
+    def outcomes() -> list[str]:
+        return [run["status"] for run in client.get(f"/schedules/{once}/runs").json["data"]]
+
+    wait_until(lambda: outcomes() == ["completed"], "the scheduler runs it")
 
 
 def rebuild(bank: Bank, *options: str) -> tuple[int, str]:

@@ -25,6 +25,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.auth import tokens
     from bank.auth.views import blp as auth
     from bank.balances.views import blp as balances
+    from bank.batches.views import blp as batches
     from bank.config import Config
     from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
     from bank.imports import models as _imports  # noqa: F401 - the same
@@ -32,6 +33,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.observability.views import blp as admin
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
+    from bank.schedules.views import blp as schedules
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
     from bank.web import body, context, docs, limits, problems, streaming
@@ -44,7 +46,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     app.json = body.StrictJSON(app)
     app.config.update(
         BANK=config,
-        # A batch may be larger; its route will say so.
+        # A batch may be larger; its route says so.
         MAX_CONTENT_LENGTH=64 * 1024,
         MAX_FORM_MEMORY_SIZE=64 * 1024,
         JWT_SECRET_KEY=config.jwt_secret,
@@ -71,6 +73,6 @@ def create_app(config: "Config | None" = None) -> "Flask":
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, balances, audit, admin, replays):
+    for blueprint in (auth, users, accounts, transactions, batches, schedules, balances, audit, admin, replays):
         api.register_blueprint(blueprint)
     return app

@@ -111,6 +111,12 @@ class NotReversible(Conflict):
     code, title = "not_reversible", "This transaction cannot be rolled back"
 
 
+class NotHeld(Conflict):
+    """Only a hold can be captured or voided."""
+
+    code, title = "not_held", "This transaction is not held"
+
+
 class TooManyReplays(Conflict):
     """As many replays as may be are at work or wait."""
 
@@ -121,6 +127,12 @@ class ReplayNotFinished(Conflict):
     """There is a result once the replay has come to its end."""
 
     code, title = "replay_not_finished", "The replay has no result"
+
+
+class ScheduleOver(Conflict):
+    """It is deleted, or had its last run."""
+
+    code, title = "schedule_over", "The schedule is over"
 
 
 class QuoteUsed(Conflict):

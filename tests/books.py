@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from sqlalchemy import NullPool, create_engine, text
 from bank import create_app
 from bank.config import Config
 from bank.db import db
+from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
+from bank.schedules.jobs import run_due
 from tests.processes import ADMIN_PASSWORD, fresh_database
 
 
@@ -24,7 +27,7 @@ class Teller:
         login = self._client.post("/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
         self._headers = {"Authorization": f"Bearer {login.json['access_token']}"}
 
-    def post(self, path: str, **body: str) -> str:
+    def post(self, path: str, **body: Any) -> str:
         """POST to `/api/v1` + path; the id of what came to be."""
         response = self._client.post(f"/api/v1{path}", json=body, headers=self._headers)
         assert response.status_code in (201, 202), response.json
@@ -47,7 +50,7 @@ class Teller:
 @dataclass(frozen=True)
 class Books:
     """A bank that has seen some business, by id: the accounts of Alice and Bob and what happened between them, Carol's,
-    to which nothing happened, and Dave's, which was changed twice and closed."""
+    to which nothing happened, and Dave's, which was changed twice and closed. `scheduled` failed, and is the run of a schedule."""
 
     app: Flask
     environ: dict[str, str]
@@ -60,7 +63,16 @@ class Books:
     transfer: str
     rolled_back: str
     failed: str
+    batch: str
+    scheduled: str
     pending: str
+    # Of the first hold a part is captured and the rest is open, the second was let go after a part of it had been captured, the
+    # third at once.
+    held: str
+    capture: str
+    captured: str
+    voided: str
+    void: str
 
     def drain(self) -> None:
         """Post what is pending, as the workers would."""
@@ -84,7 +96,7 @@ class Books:
 def drain(app: Flask) -> None:
     """Post what is pending."""
     with app.app_context():
-        for lane in range(app.config["BANK"].lanes):
+        for lane in every_lane(app.config["BANK"].lanes):
             while drain_once(lane):
                 pass
 
@@ -109,9 +121,26 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         teller.post(f"/transactions/{rolled_back}/rollback", reason="by mistake")
         teller.post(f"/transactions/{transfer}/rollback", reason="too much", amount="5.00")
         teller.post("/transactions/debit", account_id=alice, amount="1.00", currency="USD")
+        schedule = teller.post("/schedules", transfer={"amount": "1000.00", **parties}, run_at="2099-01-31T08:00:00Z")
+        with app.app_context():
+            run_due(datetime.fromisoformat("2099-01-31T08:00:00Z"))
+        drain(app)
+        scheduled = teller.get(f"/schedules/{schedule}/runs")["data"][0]["transaction_id"]
+        held, captured, voided = (
+            teller.post("/transactions/transfer", amount=amount, hold=True, **parties) for amount in ("10.00", "5.00", "3.00")
+        )
+        drain(app)
+        capture = teller.post(f"/transactions/{held}/capture", amount="4.00")
+        teller.post(f"/transactions/{captured}/capture", amount="2.00")
+        teller.post(f"/transactions/{captured}/void")
+        void = teller.post(f"/transactions/{voided}/void", reason="Out of stock")
+        drain(app)
+        refused = {"type": "transfer", **parties, "amount": "1000.00"}
+        batch = teller.post("/transactions/batch", mode="independent", transactions=[refused, refused])
         drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, alice, bob, carol, dave, transfer, rolled_back, failed, pending)
+        people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, batch, scheduled, pending)
+        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void)
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

@@ -24,6 +24,7 @@ from bank.cli.migrate import add_lanes, bind
 from bank.config import Config
 from bank.db import db, unit_of_work
 from bank.events.types import Origin
+from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
 from bank.users import service as users
 from bank.users.models import Role
@@ -126,7 +127,7 @@ def post_all(app: Flask) -> Callable[[], None]:
 
     def post() -> None:
         with app.app_context():
-            for lane in range(app.config["BANK"].lanes):
+            for lane in every_lane(app.config["BANK"].lanes):
                 while drain_once(lane):
                     pass
 

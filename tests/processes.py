@@ -124,10 +124,11 @@ class Client:
         self.token = token
         self._connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
 
-    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """Call `path`; a `body` is sent as JSON. Raises OSError or HTTPException, and connects anew at the next call."""
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Answer:
+        """Call `path`; a `body` is sent as JSON, `data` as it is. Raises OSError or HTTPException, and connects anew at the next call."""
         sent = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        data = None
         if body is not None:
             data, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
@@ -189,8 +190,8 @@ class Process:
 class Bank:
     """A running bank on the database and Redis that `environ` names; a context manager, which stops it all.
 
-    `web` is gunicorn, on APPLICATION, with `web_workers` processes, `workers` are RQ workers, `slow_worker` is the one for what
-    takes minutes, `scheduler` rings the sweeper. Logs go to `directory`.
+    `web` is gunicorn, on APPLICATION, with `web_workers` processes, `workers` are RQ workers, `batch_worker` is the one for
+    batches, `slow_worker` the one for what takes minutes, `scheduler` rings the sweeper. Logs go to `directory`.
     """
 
     APPLICATION = "wsgi:app"
@@ -202,6 +203,7 @@ class Bank:
         *,
         web_workers: int = 2,
         workers: int = 1,
+        batch_worker: bool = False,
         slow_worker: bool = False,
         scheduler: bool = True,
     ) -> None:
@@ -211,13 +213,14 @@ class Bank:
         self.environ = {**environ, **own}
         self.directory = directory
         self._processes: list[Process] = []
-        self._wanted = (workers, slow_worker, scheduler)
+        self._wanted = (workers, batch_worker, slow_worker, scheduler)
 
     def __enter__(self) -> "Bank":
-        workers, slow_worker, scheduler = self._wanted
+        workers, batch_worker, slow_worker, scheduler = self._wanted
         try:
             self.web = self.add("web", "-m", "gunicorn", "-c", "bank/gunicorn.py", self.APPLICATION)
             self.workers = [self.add(f"worker-{number}", "worker.py") for number in range(1, workers + 1)]
+            self.batch_worker = self.add("worker-batch", "worker.py", "batch") if batch_worker else None
             self.slow_worker = self.add("worker-slow", "worker.py", "slow") if slow_worker else None
             self.scheduler = self.add("scheduler", "-m", "bank", "scheduler") if scheduler else None
             self.wait_until_ready()
@@ -240,7 +243,7 @@ class Bank:
         """Wait until the API answers and every worker listens; also after a restart."""
         wait_until(self._api_ready, "the API answers", 60)
         with redis.Redis.from_url(self.environ["REDIS_URL"], decode_responses=True) as client:
-            for worker in [*self.workers, *([self.slow_worker] if self.slow_worker else [])]:
+            for worker in filter(None, [*self.workers, self.batch_worker, self.slow_worker]):
                 wait_until(partial(self._listens, client, worker), f"{worker.name} listens", 60)
 
     def _api_ready(self) -> bool:

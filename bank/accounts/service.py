@@ -44,8 +44,8 @@ def present(account: Row[Any]) -> dict[str, Any]:
 
 
 def etag(account: Row[Any]) -> str:
-    """Changes with the account's settings and with its balance: both are in what the API shows."""
-    return f"{account.version}-{account.balance_version}"
+    """Changes with the account's settings, with its balance and with what is held: all are in what the API shows."""
+    return f"{account.version}-{account.balance_version}-{account.held}"
 
 
 def get(account_id: str, owner_id: str | None) -> Row[Any]:
@@ -146,7 +146,7 @@ def open_in(
     default = default_account(session, user_id, currency)
     if default is not None and default_only:
         return default
-    _ensure_outside(session, currency, origin)
+    ensure_outside(session, currency, origin)
     account_id = new_id()
     event = AccountOpened(user_id=user_id, currency=currency, kind=AccountKind.CUSTOMER.value, name=name, is_default=default is None)
     _insert(session, account_id, event, overdraft_limit)
@@ -168,7 +168,7 @@ def default_account(session: Session, user_id: str, currency: str) -> str | None
     return session.execute(query, {"user": user_id, "currency": currency}).scalar_one_or_none()
 
 
-def _ensure_outside(session: Session, currency: str, origin: Origin) -> None:
+def ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
     event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
     # The lanes that there are, and not those of our own setting: while it is raised, another process may know more of them.
@@ -207,7 +207,7 @@ def ensure_all_outside(origin: Origin) -> None:
     """After the number of lanes was raised: give every currency in use its accounts on the new lanes."""
     with unit_of_work() as session:
         for currency in session.execute(text("SELECT DISTINCT currency FROM accounts ORDER BY 1")).scalars().all():
-            _ensure_outside(session, currency, origin)
+            ensure_outside(session, currency, origin)
 
 
 def change(account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None) -> Row[Any]:

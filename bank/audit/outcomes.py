@@ -1,6 +1,6 @@
-"""The follower that puts into the audit log what the ledger decided against, and what was taken back.
+"""The follower that puts into the audit log what the ledger decided against, what was taken back, and which holds expired.
 
-A person's act is written with its effect, in one transaction. These two are nobody's act but follow from one, so they are
+A person's act is written with its effect, in one transaction. These are nobody's act but follow from one, so they are
 read from the log of events: posting does not wait for them. What was simply posted is not repeated here. They bear the time of
 the event, so such a row comes a moment after its time, and longer after it where nobody followed the log.
 """
@@ -14,10 +14,12 @@ _PART = 20_000
 _RECORD = text(
     """
     INSERT INTO audit_logs (entity_type, entity_id, action, details, request_id, created_at)
-    SELECT 'transaction', stream_id, CASE type WHEN 'TransactionFailed' THEN 'transaction.failed' ELSE 'transaction.rolled_back' END,
+    SELECT 'transaction', stream_id,
+           CASE type WHEN 'TransactionFailed' THEN 'transaction.failed' WHEN 'HoldExpired' THEN 'transaction.hold_expired'
+                     ELSE 'transaction.rolled_back' END,
            data, request_id, recorded_at
       FROM events
-     WHERE position > :after AND position <= :reached AND type IN ('TransactionFailed', 'TransactionRolledBack')
+     WHERE position > :after AND position <= :reached AND type IN ('TransactionFailed', 'TransactionRolledBack', 'HoldExpired')
      ORDER BY position
     """
 )

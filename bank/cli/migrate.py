@@ -14,6 +14,7 @@ from bank.auth import passwords
 from bank.config import Config
 from bank.db import db, unit_of_work
 from bank.events.types import Origin
+from bank.ledger.system import every_lane
 from bank.users import service as users
 from bank.users.models import Role
 
@@ -39,11 +40,11 @@ def bind(app: Flask) -> None:
 
 
 def add_lanes(config: Config) -> None:
-    """Make lanes 0 to `lanes` - 1, and the bank's own accounts on them."""
+    """Make lanes 0 to `lanes` - 1 and that of the batches, and the bank's own accounts on them."""
     with unit_of_work() as session:
         session.execute(
-            text("INSERT INTO lanes (lane) SELECT generate_series(0, :last) ON CONFLICT DO NOTHING"),
-            {"last": config.lanes - 1},
+            text("INSERT INTO lanes (lane) SELECT unnest(CAST(:lanes AS smallint[])) ON CONFLICT DO NOTHING"),
+            {"lanes": every_lane(config.lanes)},
         )
     ensure_all_outside(Origin())
 

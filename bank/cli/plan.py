@@ -52,8 +52,8 @@ def migration(layout: Layout, environment: Mapping[str, str], admin_password: st
 def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Service], list[Service]]:
     """The bank's own processes: those without which it is not ready, and those that may come after.
 
-    API, a worker, scheduler and dashboard are the first. Further workers, the one for what takes minutes and what follows the log
-    are the second: on a small machine they would only take the processor from the others while these load.
+    API, a worker, scheduler and dashboard are the first. Further workers, those for batches and for what takes minutes, and
+    what follows the log are the second: on a small machine they would only take the processor from the others while these load.
     """
     roll = Roll(environment["REDIS_URL"])
 
@@ -73,8 +73,9 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
         service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
     ]
     follower = service("follower", ["-m", "bank", "follow"], WORKERS, lambda _: True, BANK_SEAL_KEY=layout.seal_key)
+    batch = service("worker-batch", ["worker.py", "batch"], WORKERS, roll.has_worker)
     slow = service("worker-slow", ["worker.py", "slow"], WORKERS, roll.has_worker)
-    return needed, [*workers[1:], slow, follower]
+    return needed, [*workers[1:], batch, slow, follower]
 
 
 def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -27,9 +27,9 @@ from bank.web.fields import Identifier, Moment
 # Exit code: the account was not there.
 NOT_THERE = 1
 
-_COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "overdraft_limit", "version")
+_COLUMNS = ("id", "user_id", "currency", "kind", "name", "status", "balance", "held", "overdraft_limit", "version")
 
-_COUNTS = ("users", "submitted", "completed", "failed", "pending")
+_COUNTS = ("users", "submitted", "completed", "failed", "open_holds", "voided", "pending")
 
 # The largest position that the log can have, in digits.
 _LONGEST = 19
@@ -113,7 +113,7 @@ def _print_json(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> N
 
 def _print_csv(counts: dict[str, int], accounts: Sequence[dict[str, Any]]) -> None:
     # As numbers, which no spreadsheet takes for a formula when they are negative.
-    money = ("balance", "overdraft_limit")
+    money = ("balance", "held", "overdraft_limit")
     rows = [{**account, **{name: account[name] and Decimal(account[name]) for name in money}} for account in accounts]
     for piece in streaming.csv_lines(_COLUMNS, [rows]):
         click.echo(piece, nl=False)

@@ -17,7 +17,13 @@ from bank.processing.queue import QUEUE
 log = structlog.get_logger(__name__)
 
 # What ticks, and how often in seconds.
-TICKS = {"bank.processing.tasks.sweep": 3, "bank.replay.jobs.sweep_replays": 5, "bank.processing.sample.check_sample": 60}
+TICKS = {
+    "bank.schedules.jobs.run_due": 2,
+    "bank.processing.tasks.sweep": 3,
+    "bank.processing.expiry.expire_holds": 5,
+    "bank.replay.jobs.sweep_replays": 5,
+    "bank.processing.sample.check_sample": 60,
+}
 
 
 class JsonJob(Job):

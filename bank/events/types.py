@@ -82,7 +82,13 @@ class AccountChanged(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionSubmitted(Happened):
-    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`."""
+    """A transaction was accepted and waits. Stream: the transaction; its position is the transaction's `seq`.
+
+    Since its second version it may be about a hold: with `expires_at` it asks for one, with `captures_id` or `voids_id` it
+    takes from that one or lets it go.
+    """
+
+    SCHEMA: ClassVar[int] = 2
 
     lane: int
     type: str
@@ -102,6 +108,23 @@ class TransactionSubmitted(Happened):
     awaited: bool
     # RFC 3339; None: it counts from when it was recorded.
     effective_at: str | None
+    # Since version 2. The batch that it came with, and its place there from 0 on; None: it came by itself.
+    batch_id: str | None = None
+    batch_index: int | None = None
+    # RFC 3339; None: it is no hold.
+    expires_at: str | None = None
+    captures_id: str | None = None
+    voids_id: str | None = None
+    # The quote whose rate and amounts these are; None: there was none.
+    quote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSubmitted(Happened):
+    """A batch of `items` transactions was accepted, which are submitted right after. Stream: the batch."""
+
+    mode: str
+    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +157,123 @@ class TransactionRolledBack(Happened):
     rolled_back_amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionHeld(Happened):
+    """It reserves `amount` minor units of the account, and moves nothing. Stream: the hold."""
+
+    account_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionVoided(Happened):
+    """It let its hold go, and moved nothing. Stream: the void, which is a transaction as a rollback is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCaptured(Happened):
+    """A capture took `amount` minor units; `captured_amount` in sum so far, `held_amount` is left. Stream: the hold."""
+
+    capture_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    held_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldVoided(Happened):
+    """A void let the last `amount` minor units go; `captured_amount` in sum had been taken. Stream: the hold."""
+
+    void_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldExpired(Happened):
+    """Its time was over, which let the last `amount` minor units go. Stream: the hold."""
+
+    account_id: str
+    amount: int
+    captured_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleCreated(Happened):
+    """A transfer is to be made once at `run_at`, or by the rule `rrule` from `starts_at` on. Stream: the schedule.
+
+    `ends_at` is the last run that the rule's COUNT or UNTIL allow. In all events of a schedule `next_run_at` is when it is due
+    after that event; None: not any more, or not as long as it is paused.
+    """
+
+    created_by: str
+    name: str | None
+    from_user_id: str
+    to_user_id: str
+    from_account_id: str
+    to_account_id: str
+    amount: int
+    currency: str
+    description: str | None
+    reference: str | None
+    metadata: dict[str, Any] | None
+    run_at: str | None
+    rrule: str | None
+    time_zone: str | None
+    starts_at: str | None
+    month_end: str | None
+    ends_at: str | None
+    misfire: str
+    retry_attempts: int
+    retry_delay_seconds: int
+    next_run_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChanged(Happened):
+    """Status, name, amount, description, timing and policies are now these."""
+
+    status: str
+    name: str | None
+    amount: int
+    description: str | None
+    run_at: str | None
+    rrule: str | None
+    time_zone: str | None
+    starts_at: str | None
+    month_end: str | None
+    ends_at: str | None
+    misfire: str
+    retry_attempts: int
+    retry_delay_seconds: int
+    next_run_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRan(Happened):
+    """The run that was due at `due_at` was tried for the `attempt`th time: by this transaction, or for `failure_code` by none.
+
+    `retry_at` is when it is tried again should it fail; None: it is not.
+    """
+
+    due_at: str
+    attempt: int
+    transaction_id: str | None
+    failure_code: str | None
+    retry_at: str | None
+    next_run_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSkipped(Happened):
+    """The run that was due at `due_at` was missed, and is not made up for."""
+
+    due_at: str
+    next_run_at: str | None
+
+
 TYPES: dict[str, type[Happened]] = {
     name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
 }
@@ -141,7 +281,12 @@ TYPES: dict[str, type[Happened]] = {
 
 NAMES = list(TYPES)
 
-UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voids_id", "quote_id")
+
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Before there were batches, holds and quotes.
+    ("TransactionSubmitted", 1): lambda data: {**data, **dict.fromkeys(_SINCE_VERSION_2)},
+}
 """What makes the data of a type's next version from the data of the version named here. A new version comes with
 its upcaster, and with an example among those of the tests."""
 

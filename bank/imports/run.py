@@ -23,7 +23,7 @@ from bank.imports.records import Unusable
 from bank.imports.screening import Account, Repeated, new_accounts, references, screen
 from bank.imports.source import Source, Watch
 from bank.ledger import store as ledger
-from bank.ledger.system import lane_of
+from bank.ledger.system import BATCH_LANE, lane_of
 from bank.processing.processor import drain_once
 from bank.processing.queue import bells
 from bank.transactions.many import submit_many
@@ -158,9 +158,10 @@ class Run:
 
     def _drain_all(self) -> None:
         """Drain until nothing of ours can wait any more, whoever drained it."""
-        # All lanes that there are and not only those of this run: an earlier one may have been killed, and had more of them.
+        # All lanes that there are and not only those of this run: an earlier one may have been killed, and had more of them. Lines
+        # come by themselves, so none is in that of the batches.
         with reader() as session:
-            lanes = ledger.lanes(session.connection())
+            lanes = [lane for lane in ledger.lanes(session.connection()) if lane != BATCH_LANE]
         waiting = set(lanes)
         while waiting := {lane for lane in waiting if not self._empty(lane)}:
             time.sleep(_LANE_PAUSE_SECONDS)

@@ -4,8 +4,8 @@ Pure: no clock, no database, no I/O. A single transfer is a list of one; a previ
 that nobody writes; the drain hands in hundreds and writes the outcomes in sets.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -21,8 +21,11 @@ class FailureCode(StrEnum):
     CURRENCY_MISMATCH = "currency_mismatch"  # an account holds another currency than the transaction names
     SAME_ACCOUNT = "same_account"  # from an account to itself
     ALREADY_ROLLED_BACK = "already_rolled_back"  # nothing of the original is left to move back
-    AMOUNT_EXCEEDS_ORIGINAL = "amount_exceeds_original"  # more than what is left of the original
+    AMOUNT_EXCEEDS_ORIGINAL = "amount_exceeds_original"  # more than what is left of the original, or of the hold
+    HOLD_EXPIRED = "hold_expired"  # the hold's time was over before it was taken or let go
+    HOLD_CLOSED = "hold_closed"  # nothing of the hold is left: it was taken or let go before
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"  # a balance would leave the range of the ledger
+    BATCH_REFUSED = "batch_refused"  # another of its atomic batch was refused, so nothing of the batch moves
     INTERNAL_ERROR = "internal_error"  # not a decision: it could not be written, so nothing moved
 
 
@@ -32,6 +35,9 @@ class Command:
 
     Both accounts are named: where the money comes from or goes to the outside, it is the bank's
     own account of that currency and lane. `reverses_id` makes it a rollback of that transaction.
+    With `holds` the amount is reserved and not moved; `captures_id` makes it a capture, which moves what that hold has
+    reserved, and `voids_id` a void, which lets all that is left of that hold go and moves nothing. Both name
+    the accounts of the hold.
     """
 
     transaction_id: str
@@ -41,6 +47,14 @@ class Command:
     currency: str
     effective_at: datetime
     reverses_id: str | None = None
+    holds: bool = False
+    captures_id: str | None = None
+    voids_id: str | None = None
+
+    @property
+    def original_id(self) -> str | None:
+        """The transaction that it points at: what it moves back, takes from or lets go."""
+        return self.reverses_id or self.captures_id or self.voids_id
 
 
 @dataclass(slots=True)
@@ -62,12 +76,16 @@ class AccountState:
 
 @dataclass(slots=True)
 class OriginalState:
-    """A transaction that a rollback points at: how much of it moved, and how much moved back."""
+    """A transaction that a rollback, a capture or a void points at: how much it was for, and how much moved back; of a hold
+    what is still held and what was captured, and whether its time is over, or was when it ended."""
 
     transaction_id: str
     amount: int
     rolled_back_amount: int
     version: int
+    held_amount: int = 0
+    captured_amount: int = 0
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +108,52 @@ class ReversalDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldDraft:
+    """What a capture, a void or the end of its time makes of a hold: `amount` minor units less are held on the account;
+    `captured_amount` is taken in sum and `held_amount` is left, and its version after that."""
+
+    hold_id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    held_amount: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
-    """The decision to post: two entries that sum to zero, and the mark on the original of a rollback."""
+    """The decision to post: two entries that sum to zero, and the mark on the original of a rollback or of a capture."""
 
     command: Command
     entries: tuple[EntryDraft, EntryDraft]
     reversal: ReversalDraft | None = None
+    hold: HoldDraft | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The decision to hold: nothing moves."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The decision to let a hold go: nothing moves."""
+
+    command: Command
+    hold: HoldDraft
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The decision not to post."""
+    """The decision against it."""
 
     command: Command
     code: FailureCode
 
 
-Outcome = Posting | Refusal
+Outcome = Posting | Reservation | Release | Refusal
 
 
 def decide(
@@ -117,30 +164,78 @@ def decide(
     """Decide the commands in their order, each seeing the effects of those before it.
 
     `accounts` holds the state of every account named by a command, `originals` that of every
-    transaction that one rolls back; both are moved on. Returns one outcome a command. Raises
+    transaction that one points at; both are moved on. Returns one outcome a command. Raises
     KeyError when a state is missing, which is a bug of the caller.
     """
     return [_decide_one(command, accounts, originals) for command in commands]
 
 
+def decide_together(
+    commands: Sequence[Command],
+    accounts: Mapping[str, AccountState],
+    originals: Mapping[str, OriginalState],
+) -> list[Outcome]:
+    """Decide the commands as `decide` does, but post all of them or none.
+
+    Where one is refused, it is the first that would be, with its reason, and the others fail as `BATCH_REFUSED`. The states are
+    those before and stay so. Raises what `decide` raises.
+    """
+    accounts = {account_id: replace(state) for account_id, state in accounts.items()}
+    originals = {original_id: replace(state) for original_id, state in originals.items()}
+    outcomes: list[Outcome] = []
+    for command in commands:
+        outcome = _decide_one(command, accounts, originals)
+        if isinstance(outcome, Refusal):
+            return [outcome if each is command else Refusal(each, FailureCode.BATCH_REFUSED) for each in commands]
+        outcomes.append(outcome)
+    return outcomes
+
+
 def _decide_one(command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]) -> Outcome:
     source = accounts[command.from_account_id]
     target = accounts[command.to_account_id]
-    original = originals[command.reverses_id] if command.reverses_id is not None else None
+    original_id = command.original_id
+    original = originals[original_id] if original_id is not None else None
     code = _objection(command, source, target, original)
     if code is not None:
         return Refusal(command, code)
+    if command.holds:
+        source.held += command.amount
+        return Reservation(command)
+    if original is not None and command.voids_id is not None:
+        return Release(command, let_go(original, source))
+    hold = _take(original, source, command.amount) if original is not None and command.captures_id is not None else None
     entries = (_move(source, -command.amount), _move(target, command.amount))
-    if original is None:
-        return Posting(command, entries)
+    if original is None or hold is not None:
+        return Posting(command, entries, hold=hold)
     original.rolled_back_amount += command.amount
     original.version += 1
     return Posting(command, entries, ReversalDraft(original.transaction_id, original.rolled_back_amount, original.version))
 
 
+def let_go(hold: OriginalState, account: AccountState) -> HoldDraft:
+    """Free all that an open hold still has of the account; both are moved on. For a void, and for who ends what has expired."""
+    return _free(hold, account, hold.held_amount)
+
+
+def _take(hold: OriginalState, account: AccountState, amount: int) -> HoldDraft:
+    hold.captured_amount += amount
+    return _free(hold, account, amount)
+
+
+def _free(hold: OriginalState, account: AccountState, amount: int) -> HoldDraft:
+    account.held -= amount
+    hold.held_amount -= amount
+    hold.version += 1
+    return HoldDraft(hold.transaction_id, account.account_id, amount, hold.captured_amount, hold.held_amount, hold.version)
+
+
 def _objection(command: Command, source: AccountState, target: AccountState, original: OriginalState | None) -> FailureCode | None:
     """The first reason against the command. The order is part of the contract: what the request
     says comes before what the accounts are, and the accounts before what they hold."""
+    if original is not None and command.voids_id is not None:
+        # It moves nothing, so it does not matter what became of the accounts.
+        return _objection_of_hold(original, original.held_amount)
     if source is target:
         return FailureCode.SAME_ACCOUNT
     if source.currency != command.currency or target.currency != command.currency:
@@ -149,18 +244,32 @@ def _objection(command: Command, source: AccountState, target: AccountState, ori
         return FailureCode.ACCOUNT_CLOSED
     if "frozen" in (source.status, target.status):
         return FailureCode.ACCOUNT_FROZEN
-    if original is not None:
+    spendable = source.amount - source.held
+    if original is not None and command.captures_id is not None:
+        code = _objection_of_hold(original, command.amount)
+        if code is not None:
+            return code
+        # Kept for it when it was held.
+        spendable += command.amount
+    elif original is not None:
         left = original.amount - original.rolled_back_amount
         if left == 0:
             return FailureCode.ALREADY_ROLLED_BACK
         if command.amount > left:
             return FailureCode.AMOUNT_EXCEEDS_ORIGINAL
-    spendable = source.amount - source.held
     if source.overdraft_limit is not None and spendable - command.amount < -source.overdraft_limit:
         return FailureCode.INSUFFICIENT_FUNDS
     if target.amount + command.amount > MAX_BALANCE or source.amount - command.amount < -MAX_BALANCE:
         return FailureCode.AMOUNT_OUT_OF_RANGE
     return None
+
+
+def _objection_of_hold(hold: OriginalState, amount: int) -> FailureCode | None:
+    if hold.expired:
+        return FailureCode.HOLD_EXPIRED
+    if hold.held_amount == 0:
+        return FailureCode.HOLD_CLOSED
+    return FailureCode.AMOUNT_EXCEEDS_ORIGINAL if amount > hold.held_amount else None
 
 
 def _move(account: AccountState, amount: int) -> EntryDraft:

@@ -67,10 +67,17 @@ _OF_A_WINDOW = {
                        SELECT account_id FROM {_BALANCES} own UNION ALL SELECT id FROM {_TRANSACTIONS} own))""",
     "events_of_accounts": f"(SELECT v.* FROM {_BALANCES} own JOIN events v ON v.stream_id = own.account_id)",
     "events_of_transactions": f"(SELECT v.* FROM {_TRANSACTIONS} own JOIN events v ON v.stream_id = own.id)",
+    "batches": f"(SELECT * FROM batches WHERE id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
+    "events_of_batches": f"(SELECT v.* FROM events v WHERE stream_id IN (SELECT batch_id FROM {_TRANSACTIONS} own))",
     # The position of a transaction's first event is its `seq`, so this finds those too whose transaction is gone: windows have no
     # gaps between them. Accounts are found gone by the position too: by id, the streams of all transactions would lie between.
     "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'AccountOpened')",
+    # Schedules have no window of their own: what is looked at are their transactions, and the runs recorded between these.
+    "schedules": "(SELECT * FROM schedules WHERE false)",
+    "runs": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'ScheduleRan')",
+    "runs_of_transactions": f"""(SELECT * FROM events WHERE type = 'ScheduleRan' AND stream_id IN (
+                                     SELECT schedule_id FROM {_TRANSACTIONS} own))""",
 }
 _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"), "events") | {
     "accounts": "accounts",
@@ -78,10 +85,15 @@ _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"),
     "entries": "entries",
     "closings": "daily_balances",
     "transactions": "transactions",
+    "batches": "batches",
+    "events_of_batches": "events",
     "sides": "entries",
     "events": "events",
     "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE type = 'AccountOpened')",
+    "schedules": "schedules",
+    "runs": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
+    "runs_of_transactions": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
 }
 
 
@@ -124,12 +136,13 @@ CHECKS: Sequence[Check] = (
         """SELECT e.transaction_id FROM {transactions} t JOIN entries e ON e.transaction_id = t.id
             GROUP BY e.transaction_id, e.currency HAVING sum(e.amount) <> 0""",
     ),
-    # Posted once and not twice, with the amount that was asked for; and nothing moved unless it was posted.
+    # Posted once and not twice, with the amount that was asked for; and nothing moved unless it was posted. What a hold was for
+    # is moved by its captures.
     _over_window(
         "transactions_move_their_amount",
         """SELECT t.id FROM {transactions} t LEFT JOIN entries e ON e.transaction_id = t.id
-            GROUP BY t.id, t.status, t.amount
-           HAVING CASE WHEN t.status IN ('completed', 'rolled_back')
+            GROUP BY t.id, t.status, t.amount, t.expires_at
+           HAVING CASE WHEN t.status IN ('completed', 'rolled_back') AND t.expires_at IS NULL
                        THEN COALESCE(sum(e.amount) FILTER (WHERE e.amount > 0 AND e.currency = t.currency), 0) <> t.amount
                        ELSE count(e.version) > 0 END""",
     ),
@@ -176,6 +189,20 @@ CHECKS: Sequence[Check] = (
         "balance_is_within_limit",
         "SELECT b.account_id FROM {balances} b WHERE b.amount::numeric - b.held < -b.overdraft_limit",
     ),
+    _over_window(
+        "held_is_sum_of_open_holds",
+        """SELECT b.account_id FROM {balances} b LEFT JOIN transactions t ON t.from_account_id = b.account_id AND t.held_amount > 0
+            GROUP BY b.account_id, b.held HAVING b.held <> COALESCE(sum(t.held_amount), 0)""",
+    ),
+    # Never more in sum than was held, which the row's own constraint sees to.
+    _over_window(
+        "captured_is_sum_of_captures",
+        """SELECT t.id FROM {transactions} t LEFT JOIN transactions c
+               ON (c.captures_id IS NOT NULL OR c.voids_id IS NOT NULL) AND COALESCE(c.captures_id, c.voids_id) = t.id
+              AND c.captures_id IS NOT NULL AND c.status IN ('completed', 'rolled_back')
+            WHERE t.expires_at IS NOT NULL
+            GROUP BY t.id, t.captured_amount HAVING t.captured_amount <> COALESCE(sum(c.amount), 0)""",
+    ),
     Check("currencies_sum_to_zero", False, _unbalanced_currencies),
     _over_window(
         "streams_have_no_gaps",
@@ -187,11 +214,12 @@ CHECKS: Sequence[Check] = (
         "streams_end_where_state_is",
         """SELECT s.id FROM (
                SELECT t.id, t.version FROM {transactions} t
-               UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id) s
+               UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id
+               UNION ALL SELECT id, version FROM {schedules} d) s
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
-    # With those above, the four that follow say that the tables of the ledger hold what a replay of the events would make. Users,
+    # With those above, the five that follow say that the tables of the ledger hold what a replay of the events would make. Users,
     # who are no part of it, are compared by `bank rebuild --check`.
     # Left out are `request_id`, `trace_id` and `awaited`: they move no money and decide nothing, and a process of the version
     # before, in a rolling deployment, may not write all of them yet. Customers must not be frozen for that.
@@ -200,28 +228,41 @@ CHECKS: Sequence[Check] = (
         f"""SELECT COALESCE(t.id, s.stream_id)
               FROM {{transactions}} t FULL JOIN {{submissions}} s ON s.stream_id = t.id
               LEFT JOIN {{events_of_transactions}} f
-                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed')
+                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed', 'TransactionHeld', 'TransactionVoided')
               LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, data FROM {{events_of_transactions}} v
                           WHERE type = 'TransactionRolledBack' ORDER BY stream_id, version DESC) r ON r.stream_id = t.id
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, type, data, recorded_at FROM {{events_of_transactions}} v
+                          WHERE type IN ('HoldCaptured', 'HoldVoided', 'HoldExpired')
+                          ORDER BY stream_id, version DESC) h ON h.stream_id = t.id
              CROSS JOIN LATERAL json_to_record({_object("s.data")})
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
-                         metadata text, reverses_id text, effective_at text)
+                         metadata text, reverses_id text, expires_at text, captures_id text, voids_id text, effective_at text,
+                         batch_id text, batch_index text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
-                                        COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount) became
+                                        COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount,
+                                        COALESCE({_object("h.data")} ->> 'captured_amount', '0') AS captured_amount,
+                                        CASE WHEN h.type = 'HoldCaptured' THEN {_object("h.data")} ->> 'held_amount'
+                                             WHEN f.type = 'TransactionHeld' AND h.type IS NULL THEN {_object("f.data")} ->> 'amount'
+                                             ELSE '0' END AS held_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
                     t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
-                    t.reference, t.metadata::text, t.reverses_id::text, {_RFC3339.format("t.effective_at")},
+                    t.reference, t.metadata::text, t.reverses_id::text, t.batch_id::text, t.batch_index::text,
+                    {_RFC3339.format("t.expires_at")}, t.captures_id::text, t.voids_id::text, {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.failure_code, t.completed_at,
-                    t.rolled_back_amount::text, t.status)
+                    t.rolled_back_amount::text, t.captured_amount::text, t.held_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
-                    told.reference, told.metadata, told.reverses_id,
+                    told.reference, told.metadata, told.reverses_id, told.batch_id, told.batch_index,
+                    told.expires_at, told.captures_id, told.voids_id,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
-                    s.recorded_at, s.actor_id, became.failure_code, f.recorded_at,
-                    became.rolled_back_amount,
+                    s.recorded_at, s.actor_id, became.failure_code,
+                    CASE WHEN f.type <> 'TransactionHeld' THEN f.recorded_at WHEN became.held_amount = '0' THEN h.recorded_at END,
+                    became.rolled_back_amount, became.captured_amount, became.held_amount,
                     CASE WHEN f.type IS NULL THEN 'pending' WHEN f.type = 'TransactionFailed' THEN 'failed'
+                         WHEN became.held_amount <> '0' THEN 'held'
+                         WHEN f.type = 'TransactionVoided' OR (f.type = 'TransactionHeld' AND became.captured_amount = '0') THEN 'voided'
                          WHEN became.rolled_back_amount = told.amount THEN 'rolled_back' ELSE 'completed' END)""",
     ),
     # Both as many, none on one side only: what is told counts against what is there, and nothing may remain.
@@ -263,6 +304,30 @@ CHECKS: Sequence[Check] = (
             SELECT o.stream_id FROM {{openings}} o
               LEFT JOIN accounts a ON a.id = o.stream_id LEFT JOIN balances b ON b.account_id = o.stream_id
              WHERE a.id IS NULL OR b.account_id IS NULL""",
+    ),
+    # A batch is as large as it was asked for: atomic is nothing of which a part is missing.
+    _over_window(
+        "batches_are_as_events_say",
+        f"""SELECT COALESCE(b.id, v.stream_id)
+              FROM {{batches}} b FULL JOIN (SELECT * FROM {{events_of_batches}} v WHERE type = 'BatchSubmitted') v ON v.stream_id = b.id
+             WHERE (b.user_id, b.mode, b.items::text, b.created_at,
+                    (SELECT count(*) FROM transactions t WHERE t.batch_id = b.id)::text)
+                IS DISTINCT FROM
+                   (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
+                    {_object("v.data")} ->> 'items')""",
+    ),
+    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's.
+    _over_window(
+        "scheduled_are_as_events_say",
+        f"""SELECT t.id::text FROM {{transactions}} t
+              LEFT JOIN (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs_of_transactions}} v) r
+                ON r.stream_id = t.schedule_id AND r.transaction_id = t.id::text
+             WHERE t.schedule_id IS NOT NULL GROUP BY t.id HAVING count(r.stream_id) <> 1
+            UNION ALL
+            SELECT r.transaction_id
+              FROM (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs}} v) r
+              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ '^[0-9a-f-]{{{{36}}}}$' THEN r.transaction_id::uuid END
+             WHERE r.transaction_id IS NOT NULL AND t.schedule_id IS DISTINCT FROM r.stream_id""",
     ),
     _over_window(
         "closings_are_sums_of_entries",

@@ -5,15 +5,16 @@ currencies, times) is not sent to it again: the statement that completes the tra
 their rows on to those that write entries, balances, closing balances and events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection
 
-from bank.ledger.decide import AccountState, Command, OriginalState, Outcome, Posting
-from bank.ledger.system import outside_account_id
+from bank.ledger.decide import AccountState, Command, HoldDraft, OriginalState, Outcome, Posting, Refusal, Reservation
+from bank.ledger.system import BATCH_LANE, outside_account_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,17 @@ class Pending:
     command: Command
     awaited: bool
     created_at: datetime
+    batch_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a drain took from a lane, oldest first, and where the lane may stand afterwards."""
+    """What a drain took from a lane, oldest first, and where the lane may stand afterwards. `atomic`: it is all of an atomic
+    batch, to be posted together or not at all."""
 
     lane: int
     pending: list[Pending]
+    atomic: bool
     position: int
     candidate: int
     candidate_xid: int | None
@@ -56,17 +60,23 @@ _LOCK_LANE = """
       FROM lanes WHERE lane = %s FOR UPDATE SKIP LOCKED
 """
 
-_PENDING = """
+_COLUMNS = """
     SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency,
-           effective_at, reverses_id::text, awaited, created_at
+           effective_at, reverses_id::text, expires_at IS NOT NULL, captures_id::text, voids_id::text, awaited, created_at,
+           batch_id::text
       FROM transactions
-     WHERE lane = %s AND seq > %s AND status = 'pending'
-     ORDER BY seq LIMIT %s
 """
+
+_PENDING = _COLUMNS + "WHERE lane = %s AND seq > %s AND status = 'pending' ORDER BY seq LIMIT %s"
+
+_BATCH = _COLUMNS + "WHERE batch_id = %s::uuid AND status = 'pending' ORDER BY batch_index"
+
+_ATOMIC = "SELECT id::text FROM batches WHERE id = ANY(%s::uuid[]) AND mode = 'atomic'"
 
 
 def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
-    """Lock the lane and take up to `limit` pending transactions, oldest first.
+    """Lock the lane and take up to `limit` pending transactions, oldest first; of an atomic batch all, however many, and
+    nothing else with them.
 
     None when another drain has the lane. The lock is the transaction's: it ends with it, whatever
     happens to the process.
@@ -75,9 +85,12 @@ def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
     if locked is None:
         return None
     position, candidate, candidate_xid, xmin = locked
-    rows = connection.exec_driver_sql(_PENDING, (lane, position, limit)).fetchall()
-    pending = [_pending(lane, row) for row in rows]
-    last_seq = pending[-1].seq if pending else candidate
+    seen = [_pending(lane, row) for row in connection.exec_driver_sql(_PENDING, (lane, position, limit))]
+    pending, atomic = _of_one_kind(connection, seen) if lane == BATCH_LANE else (seen, False)
+    taken = {row.seq for row in pending}
+    # What was seen and is left to a later claim, as two batches that came at once lie between each other.
+    left = [row.seq for row in seen if row.seq not in taken]
+    last_seq = seen[-1].seq if seen else candidate
     # Sequence order is not commit order: below any seq that was seen, a smaller one may still be
     # uncommitted. Whoever holds it took its transaction id before its seq (the submission sees to
     # that), so before the claim that saw the candidate ended, and so before this later claim took an
@@ -85,14 +98,25 @@ def claim(connection: Connection, lane: int, limit: int) -> Claim | None:
     if candidate_xid is None:
         candidate_xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text::bigint").scalar_one()
     elif candidate_xid <= xmin:
-        # What is still pending up to the candidate is in this batch, unless the batch is full.
-        position = max(position, min(candidate, last_seq) if len(rows) == limit else candidate)
+        # What is still pending up to the candidate is in this claim, unless it is full or something was left.
+        reached = left[0] - 1 if left else last_seq if len(seen) == limit else candidate
+        position = max(position, min(candidate, reached))
         candidate, candidate_xid = last_seq, None
-    return Claim(lane, pending, position, candidate, candidate_xid)
+    return Claim(lane, pending, atomic, position, candidate, candidate_xid)
+
+
+def _of_one_kind(connection: Connection, seen: list[Pending]) -> tuple[list[Pending], bool]:
+    """What a claim takes of those it sees in the lane of the batches: all of the first one's batch, and True, where that is
+    atomic; else what comes before any of an atomic one."""
+    batch_ids = {row.batch_id for row in seen if row.batch_id}
+    atomic = set(connection.exec_driver_sql(_ATOMIC, (_array(batch_ids),)).scalars())
+    if seen and seen[0].batch_id in atomic:
+        return [_pending(BATCH_LANE, row) for row in connection.exec_driver_sql(_BATCH, (seen[0].batch_id,))], True
+    return list(takewhile(lambda row: row.batch_id not in atomic, seen)), False
 
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
-    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, reverses_id = row[:10]
+    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, *points_at, awaited, created_at, batch_id = row
     command = Command(
         transaction_id,
         source or outside_account_id(currency, lane),
@@ -100,9 +124,9 @@ def _pending(lane: int, row: Sequence[Any]) -> Pending:
         amount,
         currency,
         effective_at,
-        reverses_id,
+        *points_at,
     )
-    return Pending(seq, kind, command, row[10], row[11])
+    return Pending(seq, kind, command, awaited, created_at, batch_id)
 
 
 _ACCOUNTS = """
@@ -111,7 +135,8 @@ _ACCOUNTS = """
 """
 
 _ORIGINALS = """
-    SELECT id::text, amount, rolled_back_amount, version FROM transactions WHERE id = ANY(%s::uuid[])
+    SELECT id::text, amount, rolled_back_amount, version, held_amount, captured_amount, expires_at, completed_at
+      FROM transactions WHERE id = ANY(%s::uuid[])
 """
 
 
@@ -127,25 +152,33 @@ def load_states(connection: Connection, commands: Sequence[Command], *, lock: bo
     the order of their times even if the clock is set back.
     """
     ids: set[str] = set()
-    reversed_ids: set[str] = set()
+    original_ids: set[str] = set()
     effective = []
     for command in commands:
         ids.add(command.from_account_id)
         ids.add(command.to_account_id)
         effective.append(command.effective_at)
-        if command.reverses_id is not None:
-            reversed_ids.add(command.reverses_id)
+        original_id = command.original_id
+        if original_id is not None:
+            original_ids.add(original_id)
     in_order = " ORDER BY {} FOR NO KEY UPDATE" if lock else ""
     rows = connection.exec_driver_sql(_ACCOUNTS + in_order.format("balances.account_id"), (_array(ids),)).fetchall()
     accounts = {row[0]: AccountState(*row[:7]) for row in rows}
     if len(accounts) < len(ids):
         _stand_in(accounts, commands)
-    originals = {}
-    if reversed_ids:
-        found = connection.exec_driver_sql(_ORIGINALS + in_order.format("transactions.id"), (_array(reversed_ids),))
-        originals = {row[0]: OriginalState(*row) for row in found}
+    found: Sequence[Any] = []
+    if original_ids:
+        found = connection.exec_driver_sql(_ORIGINALS + in_order.format("transactions.id"), (_array(original_ids),)).fetchall()
     clock: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
-    return States(accounts, originals, max(clock, *effective, *(row[7] for row in rows)))
+    posted_at = max(clock, *effective, *(row[7] for row in rows))
+    return States(accounts, {row[0]: _original(row, posted_at) for row in found}, posted_at)
+
+
+def _original(row: Sequence[Any], posted_at: datetime) -> OriginalState:
+    transaction_id, amount, rolled_back_amount, version, held_amount, captured_amount, expires_at, ended_at = row
+    # A hold ends when its time is over, whether or not somebody has come to write that down.
+    expired = expires_at is not None and expires_at <= (ended_at or posted_at)
+    return OriginalState(transaction_id, amount, rolled_back_amount, version, held_amount, captured_amount, expired)
 
 
 def _stand_in(accounts: dict[str, AccountState], commands: Sequence[Command]) -> None:
@@ -161,28 +194,51 @@ def _stand_in(accounts: dict[str, AccountState], commands: Sequence[Command]) ->
                 accounts[account_id] = AccountState(account_id, command.currency, "active", None, amount=0, held=0, version=0)
 
 
+# The clock of the transaction and not of the moment: only with that the index is searched.
+_EXPIRING = """
+    SELECT from_account_id::text, to_account_id::text, held_amount, currency, effective_at, id::text
+      FROM transactions WHERE held_amount > 0 AND expires_at <= now() ORDER BY expires_at LIMIT %s
+"""
+
+
+def expiring(connection: Connection, limit: int) -> list[Command]:
+    """Up to `limit` holds whose time is over, as the commands that would let them go: states can be loaded for these."""
+    rows = connection.exec_driver_sql(_EXPIRING, (limit,)).fetchall()
+    return [
+        Command("", source, target, amount, currency, effective_at, voids_id=hold_id)
+        for source, target, amount, currency, effective_at, hold_id in rows
+    ]
+
+
 # One statement and one round trip for the whole batch. Every part but the first reads what the
 # parts before it returned; PostgreSQL runs them as one, on one snapshot.
 _WRITE = """
 WITH final AS (
     UPDATE transactions t
-       SET status = CASE WHEN f.failure_code IS NULL THEN 'completed' ELSE 'failed' END,
-           failure_code = f.failure_code, completed_at = %(posted_at)s, version = 2
+       SET status = CASE WHEN f.source IS NOT NULL THEN 'completed' WHEN f.failure_code IS NOT NULL THEN 'failed'
+                         WHEN t.voids_id IS NULL THEN 'held' ELSE 'voided' END,
+           held_amount = CASE WHEN f.source IS NULL AND f.failure_code IS NULL AND t.voids_id IS NULL THEN t.amount ELSE 0 END,
+           failure_code = f.failure_code, version = 2,
+           completed_at = CASE WHEN f.source IS NOT NULL OR f.failure_code IS NOT NULL OR t.voids_id IS NOT NULL
+                               THEN %(posted_at)s::timestamptz END
       FROM unnest(%(ids)s::uuid[], %(failures)s::text[],
                   %(sources)s::uuid[], %(source_versions)s::bigint[], %(source_balances)s::bigint[],
                   %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]) WITH ORDINALITY
         AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance, number)
      WHERE t.id = f.id AND t.status = 'pending'
-    RETURNING t.id, t.amount, t.currency, t.effective_at, t.request_id, t.trace_id, f.failure_code,
+    RETURNING t.id, t.status, t.from_account_id, t.amount, t.currency, t.effective_at, t.request_id, t.trace_id, f.failure_code,
               f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance, f.number
 ), logged AS (
     INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
     SELECT id, 2,
-           CASE WHEN failure_code IS NULL THEN 'TransactionCompleted' ELSE 'TransactionFailed' END,
-           CASE WHEN failure_code IS NULL
+           CASE status WHEN 'completed' THEN 'TransactionCompleted' WHEN 'failed' THEN 'TransactionFailed'
+                       WHEN 'held' THEN 'TransactionHeld' ELSE 'TransactionVoided' END,
+           CASE status WHEN 'completed'
                 THEN format('{"entries":[["%%s",%%s,-%%s,%%s],["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
                             source_balance, target, target_version, amount, target_balance)
-                ELSE format('{"failure_code":"%%s"}', failure_code) END::json,
+                WHEN 'failed' THEN format('{"failure_code":"%%s"}', failure_code)
+                WHEN 'held' THEN format('{"account_id":"%%s","amount":%%s}', from_account_id, amount)
+                ELSE '{}' END::json,
            request_id, trace_id, %(posted_at)s
       FROM final ORDER BY number
 ), posted AS (
@@ -192,7 +248,7 @@ WITH final AS (
                VALUES (source, source_version, -amount, source_balance),
                       (target, target_version, amount, target_balance)
            ) AS side (account_id, version, amount, balance)
-     WHERE f.failure_code IS NULL
+     WHERE f.source IS NOT NULL
     RETURNING account_id, amount, effective_at
 ), day AS (
     SELECT account_id, CAST(effective_at AT TIME ZONE 'UTC' AS date) AS day, sum(amount) AS change,
@@ -257,6 +313,39 @@ _MARK_ORIGINALS = """
      WHERE t.id = m.original_id
 """
 
+# What captures, voids and the end of their time make of holds: the latter is nobody's request. As with rollbacks the
+# last of several is what stays on the row.
+_MARK_HOLDS = """
+    WITH mark AS (
+        SELECT * FROM unnest(%(types)s::text[], %(requests)s::uuid[], %(holds)s::uuid[], %(accounts)s::uuid[], %(amounts)s::bigint[],
+                             %(captured)s::bigint[], %(left)s::bigint[], %(versions)s::int[])
+                   AS n (type, request_id, hold_id, account_id, amount, captured_amount, held_amount, version)
+    ), logged AS (
+        INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
+        SELECT m.hold_id, m.version, m.type,
+               format(CASE m.type
+                          WHEN 'HoldCaptured'
+                          THEN '{"capture_id":"%%1$s","account_id":"%%2$s","amount":%%3$s,"captured_amount":%%4$s,"held_amount":%%5$s}'
+                          WHEN 'HoldVoided' THEN '{"void_id":"%%1$s","account_id":"%%2$s","amount":%%3$s,"captured_amount":%%4$s}'
+                          ELSE '{"account_id":"%%2$s","amount":%%3$s,"captured_amount":%%4$s}' END,
+                      m.request_id, m.account_id, m.amount, m.captured_amount, m.held_amount)::json,
+               r.request_id, r.trace_id, %(posted_at)s
+          FROM mark m LEFT JOIN transactions r ON r.id = m.request_id ORDER BY m.version
+    )
+    UPDATE transactions t
+       SET captured_amount = m.captured_amount, held_amount = m.held_amount, version = m.version,
+           status = CASE WHEN m.held_amount > 0 THEN 'held' WHEN m.captured_amount > 0 THEN 'completed' ELSE 'voided' END,
+           completed_at = CASE WHEN m.held_amount = 0 THEN %(posted_at)s::timestamptz END
+      FROM (SELECT DISTINCT ON (hold_id) * FROM mark ORDER BY hold_id, version DESC) m
+     WHERE t.id = m.hold_id
+"""
+
+# Not a part of `_WRITE`, so that posting pays nothing for it where nothing is held.
+_HOLD = """
+    UPDATE balances b SET held = b.held + n.change
+      FROM unnest(%s::uuid[], %s::bigint[]) AS n (account_id, change) WHERE b.account_id = n.account_id
+"""
+
 _SAVE_LANE = "UPDATE lanes SET position = %s, candidate = %s, candidate_xid = %s WHERE lane = %s"
 
 NOTIFY_CHANNEL = "transactions_final"
@@ -272,12 +361,26 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
     must then be rolled back.
     """
     ids = _array(outcome.command.transaction_id for outcome in outcomes)
+    changes = _held(outcomes)
+    # The schema refuses a balance under its limit after each statement. What is held less is so before the money
+    # moves, what is held more afterwards: in between every account has more to spend than at the end.
+    _hold(connection, {account_id: change for account_id, change in changes.items() if change < 0})
     written = connection.exec_driver_sql(_WRITE, _columns(ids, states.posted_at, outcomes)).scalar_one()
     if written != len(outcomes):
         raise LaneLost(f"lane {claimed.lane}: {written} of {len(outcomes)} transactions were still pending")
     midnight = states.posted_at.replace(hour=0, minute=0, second=0, microsecond=0)
     if any(outcome.command.effective_at < midnight for outcome in outcomes):
         connection.exec_driver_sql(_MOVE_LATER_DAYS, {"ids": ids})
+    _hold(connection, {account_id: change for account_id, change in changes.items() if change > 0})
+    _mark_holds(
+        connection,
+        states.posted_at,
+        [
+            ("HoldCaptured" if isinstance(outcome, Posting) else "HoldVoided", outcome.command.transaction_id, outcome.hold)
+            for outcome in (outcomes if changes else ())
+            if not isinstance(outcome, Reservation | Refusal) and outcome.hold is not None
+        ],
+    )
     reversals = [outcome for outcome in outcomes if isinstance(outcome, Posting) and outcome.reversal]
     if reversals:
         _mark_originals(connection, states.posted_at, reversals)
@@ -288,12 +391,58 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
         connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (NOTIFY_CHANNEL, payload))
 
 
+def _held(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """By how much what is held changes, by account."""
+    held: dict[str, int] = {}
+    for outcome in outcomes:
+        account_id = outcome.command.from_account_id
+        if isinstance(outcome, Reservation):
+            held[account_id] = held.get(account_id, 0) + outcome.command.amount
+        elif not isinstance(outcome, Refusal) and outcome.hold is not None:
+            held[account_id] = held.get(account_id, 0) - outcome.hold.amount
+    return held
+
+
+def _hold(connection: Connection, changes: Mapping[str, int]) -> None:
+    if changes:
+        connection.exec_driver_sql(_HOLD, (_array(changes), _array(str(change) for change in changes.values())))
+
+
+def end_holds(connection: Connection, posted_at: datetime, ended: Sequence[HoldDraft]) -> None:
+    """Write that these holds are over because their time was. Their accounts and they themselves must be locked, in this order."""
+    freed: dict[str, int] = {}
+    for hold in ended:
+        freed[hold.account_id] = freed.get(hold.account_id, 0) - hold.amount
+    _hold(connection, freed)
+    _mark_holds(connection, posted_at, [("HoldExpired", "NULL", hold) for hold in ended])
+
+
+def _mark_holds(connection: Connection, posted_at: datetime, marks: Sequence[tuple[str, str, HoldDraft]]) -> None:
+    """Write what became of holds: by which type of event, by whose request, and how they stand then."""
+    if not marks:
+        return
+    connection.exec_driver_sql(
+        _MARK_HOLDS,
+        {
+            "types": _array(kind for kind, _, _ in marks),
+            "requests": _array(request_id for _, request_id, _ in marks),
+            "holds": _array(hold.hold_id for _, _, hold in marks),
+            "accounts": _array(hold.account_id for _, _, hold in marks),
+            "amounts": _array(str(hold.amount) for _, _, hold in marks),
+            "captured": _array(str(hold.captured_amount) for _, _, hold in marks),
+            "left": _array(str(hold.held_amount) for _, _, hold in marks),
+            "versions": _array(str(hold.version) for _, _, hold in marks),
+            "posted_at": posted_at,
+        },
+    )
+
+
 def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The outcomes turned from rows into columns; what a refusal does not have is NULL."""
     rows = [
         ("NULL", *_side(outcome, 0), *_side(outcome, 1))
         if isinstance(outcome, Posting)
-        else (outcome.code.value, "NULL", "NULL", "NULL", "NULL", "NULL", "NULL")
+        else (outcome.code.value if isinstance(outcome, Refusal) else "NULL", *["NULL"] * 6)
         for outcome in outcomes
     ]
     names = (

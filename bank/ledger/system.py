@@ -7,6 +7,9 @@ computed, so nobody has to look them up.
 from functools import cache
 from uuid import UUID, uuid5
 
+BATCH_LANE = 1000
+"""The lane of everything that came in a batch, past any that `BANK_LANES` may name: what is in it is decided in its order."""
+
 _NAMESPACE = UUID("6f0f8b5e-7a54-4c7c-9d0e-2b1f2a8c9e10")
 
 
@@ -22,3 +25,8 @@ def lane_of(account_id: str, lanes: int) -> int:
     The low bits of a UUIDv7 are random, so they spread accounts evenly.
     """
     return int(account_id[-8:], 16) % lanes
+
+
+def every_lane(lanes: int) -> list[int]:
+    """The lanes of a bank with `lanes` of them for what comes by itself: these, and that of the batches."""
+    return [*range(lanes), BATCH_LANE]

@@ -7,6 +7,7 @@ from bank.config import Config
 from bank.db import reader
 from bank.errors import Unavailable
 from bank.ledger import store
+from bank.ledger.system import every_lane
 from bank.processing.queue import redis
 from bank.web.body import json_response
 from bank.web.limits import limiter
@@ -30,7 +31,7 @@ def ready() -> Response:
     checks = {"database": "ok", "redis": "ok"}
     try:
         with reader() as session:
-            if len(store.lanes(session.connection())) < config.lanes:
+            if not {*every_lane(config.lanes)} <= {*store.lanes(session.connection())}:
                 checks["database"] = "has fewer lanes than BANK_LANES: run `bank migrate`"
     except Unavailable:
         checks["database"] = "unavailable"

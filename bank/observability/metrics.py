@@ -8,7 +8,7 @@ from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 from bank.money import exponent
-from bank.processing.counters import FollowersSeen, Happening, InvariantsChecked, QueueSeen, counters
+from bank.processing.counters import Accepted, FollowersSeen, Happening, InvariantsChecked, QueueSeen, counters
 from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
@@ -39,8 +39,8 @@ def init_app(app: Flask) -> None:
 
 
 def _observe(happened: Happening) -> None:
-    if isinstance(happened, str):
-        _accepted.labels(happened).inc()
+    if isinstance(happened, Accepted):
+        _accepted.labels(happened.type).inc(happened.count)
         return
     if isinstance(happened, QueueSeen):
         for lane, (pending, seconds) in happened.lanes.items():

@@ -31,6 +31,14 @@ class BatchDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """So many transactions of a type that a client was told 202 for, by one answer."""
+
+    type: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueSeen:
     """What the sweeper saw waiting: by lane how many, and how many seconds the oldest."""
 
@@ -51,7 +59,7 @@ class InvariantsChecked:
     violations: dict[str, int]
 
 
-Happening = BatchDone | QueueSeen | FollowersSeen | InvariantsChecked | str
+Happening = BatchDone | Accepted | QueueSeen | FollowersSeen | InvariantsChecked
 
 
 class Counters:
@@ -70,7 +78,7 @@ class Counters:
         self._listeners: dict[str, Callable[[Happening], None]] = {}
 
     def listen(self, name: str, listener: Callable[[Happening], None]) -> None:
-        """Call `listener` with each BatchDone, and what was seen or checked, and with the type of each accepted transaction.
+        """Call `listener` with what happens: what was accepted, each BatchDone, and what was seen or checked.
 
         It is called with the lock held, so it must be quick. A second one of a name takes the place
         of the first: a process may build several applications and still counts once.
@@ -78,12 +86,12 @@ class Counters:
         with self._lock:
             self._listeners[name] = listener
 
-    def accepted(self, transaction_type: str) -> None:
-        """Count a transaction that a client was told 202 for."""
+    def accepted(self, transaction_type: str, count: int = 1) -> None:
+        """Count transactions of a type that a client was told 202 for."""
         with self._lock:
-            self._accepted[transaction_type] += 1
+            self._accepted[transaction_type] += count
             for listener in self._listeners.values():
-                listener(transaction_type)
+                listener(Accepted(transaction_type, count))
 
     def batch_done(self, batch: BatchDone) -> None:
         """Count a batch that was committed."""

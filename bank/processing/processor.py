@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from bank.config import Config
 from bank.db import unit_of_work
 from bank.ledger import store
-from bank.ledger.decide import Command, FailureCode, Outcome, Posting, Refusal, decide
-from bank.ledger.store import Pending
+from bank.ledger.decide import FailureCode, Outcome, Posting, Refusal, decide, decide_together
+from bank.ledger.store import Claim, Pending, States
+from bank.ledger.system import BATCH_LANE
 from bank.processing.counters import BatchDone, counters
 from bank.processing.queue import UNANSWERED, bells
 
@@ -48,7 +49,8 @@ class Processor:
         stays pending.
         """
         config: Config = self._app.config["BANK"]
-        lanes = sorted({*range(config.lanes), lane})
+        # Whoever works for batches does not help the others, or would not hear those that come meanwhile.
+        lanes = [lane] if lane == BATCH_LANE else sorted({*range(config.lanes), lane})
         with self._app.app_context():
             # Read before the lanes are taken, so that whoever rings from then on is seen to have rung.
             heard = bells.rings(lanes)
@@ -116,14 +118,16 @@ class Processor:
                 # None: another drain has the lane. It looks at the rings after it let go (an import rings), and
                 # whoever rang before this moment is counted by then, so that drain will look once more.
                 done += size or 0
-                if size is None or size < config.batch_size:
+                # Of batches, a claim that is not full may be one that is atomic: only an empty one tells that nothing is left.
+                if not size or (size < config.batch_size and lane != BATCH_LANE):
                     return done, True
                 if self._stopping.is_set() or time.monotonic() > end_of_turn:
                     return done, False
 
 
 def drain_once(lane: int) -> int | None:
-    """Decide and write one batch of `lane`. Returns its size, or None when another drain has the lane.
+    """Decide and write one batch of `lane`, for the lane of what came in batches one atomic of these or some of the others.
+    Returns its size, or None when another drain has the lane.
 
     All or nothing: it runs in one database transaction that holds the lane, so a process that is
     killed or paused commits nothing and its lane is free as soon as its connection dies. Where the
@@ -132,7 +136,7 @@ def drain_once(lane: int) -> int | None:
     """
     config: Config = current_app.config["BANK"]
     try:
-        written = _write(lane, config.batch_size, decide)
+        written = _write(lane, config.batch_size, _decide)
     except DBAPIError as error:
         if not _is_the_rows(error):
             raise
@@ -152,7 +156,7 @@ def _one_by_one(lane: int, limit: int) -> int | None:
     done = 0
     while done < limit:
         try:
-            written = _write(lane, 1, decide)
+            written = _write(lane, 1, _decide)
         except DBAPIError as error:
             if not _is_the_rows(error):
                 raise
@@ -166,8 +170,13 @@ def _one_by_one(lane: int, limit: int) -> int | None:
     return done
 
 
-def _give_up(commands: list[Command], *_: object) -> list[Outcome]:
-    return [Refusal(command, FailureCode.INTERNAL_ERROR) for command in commands]
+def _decide(claimed: Claim, states: States) -> list[Outcome]:
+    decision = decide_together if claimed.atomic else decide
+    return decision([pending.command for pending in claimed.pending], states.accounts, states.originals)
+
+
+def _give_up(claimed: Claim, _: States) -> list[Outcome]:
+    return [Refusal(pending.command, FailureCode.INTERNAL_ERROR) for pending in claimed.pending]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,7 @@ class _Written:
     took_seconds: float
 
 
-def _write(lane: int, limit: int, decision: Callable[..., list[Outcome]]) -> _Written | None:
+def _write(lane: int, limit: int, decision: Callable[[Claim, States], list[Outcome]]) -> _Written | None:
     started = time.monotonic()
     with unit_of_work() as session:
         connection = session.connection()
@@ -189,9 +198,8 @@ def _write(lane: int, limit: int, decision: Callable[..., list[Outcome]]) -> _Wr
             return None
         if not claimed.pending:
             return _Written([], [], 0.0, 0.0)
-        commands = [pending.command for pending in claimed.pending]
-        states = store.load_states(connection, commands)
-        outcomes = decision(commands, states.accounts, states.originals)
+        states = store.load_states(connection, [pending.command for pending in claimed.pending])
+        outcomes = decision(claimed, states)
         store.write(connection, claimed, states, outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
     return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)
@@ -216,7 +224,7 @@ def _count(lane: int, written: _Written) -> None:
         if isinstance(outcome, Posting):
             posted[row.type] += 1
             volume[outcome.command.currency] += outcome.command.amount
-        else:
+        elif isinstance(outcome, Refusal):
             failed[outcome.code.value] += 1
     counters.batch_done(
         BatchDone(

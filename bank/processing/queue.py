@@ -20,6 +20,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from bank.config import Config
+from bank.ledger.system import BATCH_LANE
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,9 @@ QUEUE = "bank"
 
 # What takes minutes has a queue and a worker of its own, so that it keeps nobody from posting.
 SLOW_QUEUE = "bank-slow"
+
+# What came in batches too: ten thousand transfers at once must not keep the workers from those that come one by one.
+BATCH_QUEUE = "bank-batch"
 
 # How long a mark keeps bells for its lane out of the queue, should nobody answer it or its worker be killed.
 _MARK_SECONDS = 5
@@ -90,7 +94,7 @@ class Bells:
                 pipeline.set(_mark(lane), 1, nx=True, ex=_MARK_SECONDS)
                 _, marked = pipeline.execute()
             if marked:
-                queue().enqueue(
+                queue(BATCH_QUEUE if lane == BATCH_LANE else QUEUE).enqueue(
                     "bank.processing.tasks.drain",
                     lane,
                     description=f"drain lane {lane}",

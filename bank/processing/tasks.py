@@ -7,6 +7,7 @@ from bank.config import Config
 from bank.db import reader
 from bank.followers.runner import seconds_behind
 from bank.ledger import store
+from bank.ledger.system import every_lane
 from bank.processing.counters import FollowersSeen, QueueSeen, counters
 from bank.processing.processor import Processor
 from bank.processing.queue import bells
@@ -29,7 +30,7 @@ def sweep() -> list[int]:
     config: Config = current_app.config["BANK"]
     with reader() as session:
         waiting = {lane: (count, seconds) for lane, count, seconds in store.queue(session.connection())}
-    counters.seen(QueueSeen(dict.fromkeys(range(config.lanes), (0, 0.0)) | waiting))
+    counters.seen(QueueSeen(dict.fromkeys(every_lane(config.lanes), (0, 0.0)) | waiting))
     lanes = [lane for lane, (_, seconds) in waiting.items() if seconds >= _UNHEARD_SECONDS]
     for lane in lanes:
         bells.ring(lane)

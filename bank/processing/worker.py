@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 from bank.config import Config, ConfigError
 from bank.db import reader
 from bank.ledger import store
+from bank.ledger.system import every_lane
 from bank.processing.processor import Processor
 from bank.processing.queue import QUEUE
 from bank.replay import jobs as replays
@@ -58,7 +59,7 @@ def run(app: Flask, queue_name: str = QUEUE, **options: Any) -> None:
     worker = build(app, queue_name)
     with app.app_context():
         with reader() as session:
-            if len(store.lanes(session.connection())) < app.config["BANK"].lanes:
+            if not {*every_lane(app.config["BANK"].lanes)} <= {*store.lanes(session.connection())}:
                 raise ConfigError("The database has fewer lanes than BANK_LANES: run `bank migrate`.")
         worker.work(with_scheduler=False, logging_level="WARNING", **options)
     worker.processor.close()

@@ -6,6 +6,7 @@ that takes in many at once (`bank.transactions.many`). Each statement reads the 
 the log at hand, in which every stream's events are complete up to its end.
 """
 
+from bank.schedules.store import ROWS_OF_EVENTS_OF_SCHEDULES
 from bank.transactions.many import ROWS_OF_EVENTS
 
 SHADOW = "rebuild"
@@ -15,7 +16,10 @@ TABLES = {
     "users": ("id",),
     "accounts": ("id",),
     "balances": ("account_id",),
+    "batches": ("id",),
+    "schedules": ("id",),
     "transactions": ("id",),
+    "schedule_runs": ("schedule_id", "due_at"),
     "entries": ("account_id", "version"),
     "daily_balances": ("account_id", "day"),
 }
@@ -35,17 +39,57 @@ def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
     return _PART.format(type=event_type) + (_NEWEST if newest else "") + statement
 
 
-READ = (
-    "UserRegistered",
-    "UserChanged",
-    "AccountOpened",
-    "AccountChanged",
-    "TransactionSubmitted",
-    "TransactionFailed",
-    "TransactionCompleted",
-    "TransactionRolledBack",
-)
-"""The types of event that the statements read, all in the first version of their shape."""
+READ = {
+    "UserRegistered": 1,
+    "UserChanged": 1,
+    "AccountOpened": 1,
+    "AccountChanged": 1,
+    "BatchSubmitted": 1,
+    "TransactionSubmitted": 2,
+    "TransactionFailed": 1,
+    "TransactionHeld": 1,
+    "TransactionVoided": 1,
+    "TransactionCompleted": 1,
+    "TransactionRolledBack": 1,
+    "HoldCaptured": 1,
+    "HoldVoided": 1,
+    "HoldExpired": 1,
+    "ScheduleCreated": 1,
+    "ScheduleChanged": 1,
+    "ScheduleRan": 1,
+    "ScheduleSkipped": 1,
+}
+"""The types of event that the statements read, each up to that version of its shape."""
+
+# What is held changes by what each event says of it: they are added up, in any order.
+_HELD = f"""
+        UPDATE {SHADOW}.balances b SET held = b.held {{sign}} h.amount
+          FROM (SELECT (data->>'account_id')::uuid AS account_id, sum((data->>'amount')::bigint) AS amount FROM event GROUP BY 1) h
+         WHERE b.account_id = h.account_id
+        """
+
+
+def _end_of_hold(event_type: str) -> str:
+    return _of(
+        event_type,
+        f"""
+        , ended AS (
+            UPDATE {SHADOW}.transactions t
+               SET status = CASE (data->>'captured_amount')::bigint WHEN 0 THEN 'voided' ELSE 'completed' END,
+                   held_amount = 0, completed_at = e.recorded_at, version = e.version
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="-"),
+    )
+
+
+# A change that came after the run says when the schedule is due, and not the run.
+_NEXT_RUN = f"""
+        UPDATE {SHADOW}.schedules s
+           SET version = n.version, updated_at = n.recorded_at, next_run_at = (n.data->>'next_run_at')::timestamptz,
+               status = CASE WHEN s.status = 'active' AND n.data->>'next_run_at' IS NULL THEN 'finished' ELSE s.status END
+          FROM newest n WHERE s.id = n.stream_id AND s.version < n.version
+"""
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
@@ -93,12 +137,35 @@ STATEMENTS = [
         """,
         newest=True,
     ),
-    _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event")),
+    _of(
+        "BatchSubmitted",
+        f"""
+        INSERT INTO {SHADOW}.batches (id, user_id, mode, items, created_at)
+        SELECT stream_id, actor_id, data->>'mode', (data->>'items')::integer, recorded_at FROM event
+        """,
+    ),
+    _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event", schedule_id="NULL::uuid")),
     _of(
         "TransactionFailed",
         f"""
         UPDATE {SHADOW}.transactions t
            SET status = 'failed', failure_code = data->>'failure_code', completed_at = e.recorded_at, version = e.version
+          FROM event e WHERE t.id = e.stream_id
+        """,
+    ),
+    _of(
+        "TransactionHeld",
+        f"""
+        , held AS (
+            UPDATE {SHADOW}.transactions t SET status = 'held', held_amount = (data->>'amount')::bigint, version = e.version
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="+"),
+    ),
+    _of(
+        "TransactionVoided",
+        f"""
+        UPDATE {SHADOW}.transactions t SET status = 'voided', completed_at = e.recorded_at, version = e.version
           FROM event e WHERE t.id = e.stream_id
         """,
     ),
@@ -133,6 +200,70 @@ STATEMENTS = [
            SET rolled_back_amount = (data->>'rolled_back_amount')::bigint, version = n.version,
                status = CASE WHEN (data->>'rolled_back_amount')::bigint = t.amount THEN 'rolled_back' ELSE 'completed' END
           FROM newest n WHERE t.id = n.stream_id
+        """,
+        newest=True,
+    ),
+    _of(
+        "HoldCaptured",
+        f"""
+        , captured AS (
+            UPDATE {SHADOW}.transactions t
+               SET captured_amount = (data->>'captured_amount')::bigint, held_amount = (data->>'held_amount')::bigint,
+                   version = n.version, status = CASE (data->>'held_amount')::bigint WHEN 0 THEN 'completed' ELSE 'held' END,
+                   completed_at = CASE (data->>'held_amount')::bigint WHEN 0 THEN n.recorded_at END
+              FROM newest n WHERE t.id = n.stream_id
+        )"""
+        + _HELD.format(sign="-"),
+        newest=True,
+    ),
+    _end_of_hold("HoldVoided"),
+    _end_of_hold("HoldExpired"),
+    _of("ScheduleCreated", ROWS_OF_EVENTS_OF_SCHEDULES.format(into=f"{SHADOW}.schedules", events="event")),
+    _of(
+        "ScheduleChanged",
+        f"""
+        UPDATE {SHADOW}.schedules s
+           SET status = t.status, name = t.name, amount = t.amount, description = t.description, run_at = t.run_at, rrule = t.rrule,
+               time_zone = t.time_zone, starts_at = t.starts_at, month_end = t.month_end, ends_at = t.ends_at, misfire = t.misfire,
+               retry_attempts = t.retry_attempts, retry_delay_seconds = t.retry_delay_seconds, next_run_at = t.next_run_at,
+               version = n.version, updated_at = n.recorded_at
+          FROM newest n CROSS JOIN LATERAL json_to_record(n.data)
+            AS t (status text, name text, amount bigint, description text, run_at timestamptz, rrule text, time_zone text,
+                  starts_at timestamptz, month_end text, ends_at timestamptz, misfire text, retry_attempts smallint,
+                  retry_delay_seconds int, next_run_at timestamptz)
+         WHERE s.id = n.stream_id
+        """,
+        newest=True,
+    ),
+    _of(
+        "ScheduleSkipped",
+        f"""
+        , skipped AS (
+            INSERT INTO {SHADOW}.schedule_runs (schedule_id, due_at, attempts, created_at)
+            SELECT stream_id, (data->>'due_at')::timestamptz, 0, recorded_at FROM event
+        )
+        {_NEXT_RUN}
+        """,
+        newest=True,
+    ),
+    _of(
+        "ScheduleRan",
+        f"""
+        , tried AS (
+            SELECT stream_id, recorded_at, t.*, max(attempt) OVER run AS attempts, min(recorded_at) OVER run AS first_at
+              FROM event CROSS JOIN LATERAL json_to_record(data)
+                AS t (due_at timestamptz, attempt smallint, transaction_id uuid, failure_code text, retry_at timestamptz)
+            WINDOW run AS (PARTITION BY stream_id, due_at)
+        ), ran AS (
+            INSERT INTO {SHADOW}.schedule_runs AS r (schedule_id, due_at, attempts, transaction_id, failure_code, look_at, created_at)
+            SELECT stream_id, due_at, attempt, transaction_id, failure_code, retry_at, first_at FROM tried WHERE attempt = attempts
+            ON CONFLICT (schedule_id, due_at) DO UPDATE
+               SET attempts = EXCLUDED.attempts, transaction_id = EXCLUDED.transaction_id, failure_code = EXCLUDED.failure_code,
+                   look_at = EXCLUDED.look_at
+        ), paid AS (
+            UPDATE {SHADOW}.transactions t SET schedule_id = stream_id FROM tried WHERE t.id = tried.transaction_id
+        )
+        {_NEXT_RUN}
         """,
         newest=True,
     ),

@@ -117,16 +117,18 @@ def fill(position: int, end: int, watch: Callable[[int], None]) -> None:
         close(session.connection())
 
 
+_VERSIONS = [f"{name}.{version}" for name, newest in READ.items() for version in range(1, newest + 1)]
+
 _UNKNOWN = """
     SELECT position, type, schema FROM events
-     WHERE position > %(low)s AND position <= %(high)s AND (type <> ALL(%(read)s) OR schema <> 1) LIMIT 1
+     WHERE position > %(low)s AND position <= %(high)s AND type || '.' || schema <> ALL(%(read)s) LIMIT 1
 """
 
 
 def apply(connection: Connection, end: int) -> None:
     """Apply the events from where the shadow stands up to position `end`. Raises UnknownEventError."""
     low = connection.exec_driver_sql(f"SELECT position FROM {SHADOW}.progress FOR UPDATE").scalar_one()
-    unknown = connection.exec_driver_sql(_UNKNOWN, {"low": low, "high": end, "read": list(READ)}).first()
+    unknown = connection.exec_driver_sql(_UNKNOWN, {"low": low, "high": end, "read": _VERSIONS}).first()
     if unknown is not None:
         raise UnknownEventError(f"Event {unknown[0]} is a {unknown[1]} of version {unknown[2]}, which this bank cannot read.")
     for statement in STATEMENTS:

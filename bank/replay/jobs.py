@@ -262,9 +262,10 @@ def _claim(replay_id: str) -> _Claim | None:
 
 
 _ACCOUNTS = """
-    INSERT INTO replayed_accounts (replay_id, account_id, user_id, currency, kind, name, status, overdraft_limit, balance, version)
+    INSERT INTO replayed_accounts (replay_id, account_id, user_id, currency, kind, name, status, overdraft_limit, balance, version,
+                                   held)
     SELECT %s, * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[],
-                             %s::bigint[], %s::bigint[], %s::bigint[])
+                             %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
 """
 
 
@@ -304,12 +305,15 @@ def _finish(claim: _Claim, end: Goal, state: State) -> None:
         claim.write(
             session,
             """status = 'finished', finished_at = now(), position = :position, end_position = :position,
-               users = :users, submitted = :submitted, completed = :completed, failed = :failed""",
+               users = :users, submitted = :submitted, completed = :completed, failed = :failed,
+               open_holds = :open_holds, voided = :voided""",
             position=end.position,
             users=state.users,
             submitted=state.submitted,
             completed=state.completed,
             failed=state.failed,
+            open_holds=state.open_holds,
+            voided=state.voided,
         )
 
 
@@ -324,7 +328,10 @@ def _set_of(claim: _Claim, end: Goal) -> Iterator[Session]:
 
 def _write_accounts(connection: Connection, replay_id: str, rows: Sequence[tuple[str, Account]]) -> None:
     columns = zip(
-        *((account_id, a.user_id, a.currency, a.kind, a.name, a.status, a.overdraft_limit, a.balance, a.version) for account_id, a in rows),
+        *(
+            (account_id, a.user_id, a.currency, a.kind, a.name, a.status, a.overdraft_limit, a.balance, a.version, a.held)
+            for account_id, a in rows
+        ),
         strict=True,
     )
     connection.exec_driver_sql(_ACCOUNTS, (replay_id, *(list(column) for column in columns)))

@@ -50,6 +50,8 @@ class Replay(Base):
     submitted: Mapped[int | None] = mapped_column(BigInteger)
     completed: Mapped[int | None] = mapped_column(BigInteger)
     failed: Mapped[int | None] = mapped_column(BigInteger)
+    open_holds: Mapped[int | None] = mapped_column(BigInteger)
+    voided: Mapped[int | None] = mapped_column(BigInteger)
     # What went wrong, for people.
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
@@ -83,3 +85,5 @@ class ReplayedAccount(Base):
     # Minor units, after the entry that `version` counts.
     balance: Mapped[int] = mapped_column(Minor)
     version: Mapped[int] = mapped_column(BigInteger)
+    # Minor units of the balance that were reserved by holds.
+    held: Mapped[int] = mapped_column(Minor, server_default="0")

@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Range
 
-from bank.web.fields import Identifier, Moment, StrictSchema, WholeNumber, YesOrNo
+from bank.web.fields import Flag, Identifier, Moment, StrictSchema, WholeNumber
 
 _TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 _MONEY = {"example": "12.34"}
@@ -19,7 +19,7 @@ class StartReplay(StrictSchema):
     )
     until_time = Moment(metadata={"description": "All that was recorded by then.", "example": "2026-01-31T12:00:00Z"})
     account_id = Identifier(metadata={"description": "Of this account only."})
-    from_start = YesOrNo(
+    from_start = Flag(
         load_default=False, metadata={"description": "Read the whole log: use no snapshot of an earlier replay.", "example": True}
     )
 
@@ -48,6 +48,8 @@ class ReplayAnswer(Schema):
     submitted = fields.Integer(allow_none=True, metadata={"description": "How many transactions; those that wait are submitted only."})
     completed = fields.Integer(allow_none=True)
     failed = fields.Integer(allow_none=True, metadata={"description": "How many the ledger had refused."})
+    open_holds = fields.Integer(allow_none=True, metadata={"description": "How many transactions were holds that had something left."})
+    voided = fields.Integer(allow_none=True, metadata={"description": "How many holds were let go, and what did so."})
     error = fields.String(allow_none=True, metadata={"description": "Why the replay failed."})
     created_at = fields.String(metadata=_TIME)
     finished_at = fields.String(allow_none=True, metadata=_TIME)
@@ -63,6 +65,7 @@ class ReplayedAccountAnswer(Schema):
     name = fields.String(allow_none=True)
     status = fields.String(metadata={"enum": ["active", "frozen", "closed"]})
     balance = fields.String(metadata=_MONEY)
+    held = fields.String(metadata={"example": "0.00", "description": "What of the balance was reserved by holds."})
     overdraft_limit = fields.String(allow_none=True, metadata={"example": "0.00", "description": "None: without a limit."})
     version = fields.Integer(metadata={"description": "How many entries the account had."})
 

@@ -54,7 +54,7 @@ def ask(until: Until, account_id: str | None, from_start: bool, origin: Origin) 
 _GET = text(
     """
     SELECT id::text, status, until_position, until_time, account_id::text, from_start, started_from, position, end_position,
-           users, submitted, completed, failed, error, created_at, finished_at
+           users, submitted, completed, failed, open_holds, voided, error, created_at, finished_at
       FROM replays WHERE id = :id AND status <> 'forgotten'
     """
 )
@@ -82,7 +82,7 @@ _ACCOUNTS = text(
     """
     SELECT r.status AS replay_status, a.*
       FROM replays r LEFT JOIN LATERAL (
-          SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, version
+          SELECT account_id::text, user_id::text, currency, kind, name, status, overdraft_limit, balance, held, version
             FROM replayed_accounts
            WHERE replay_id = r.id AND r.status = 'finished' AND (CAST(:after AS uuid) IS NULL OR account_id > :after)
            ORDER BY replayed_accounts.account_id LIMIT :limit
@@ -117,6 +117,7 @@ def present(account_id: str, account: Account | Row[Any]) -> dict[str, Any]:
         "name": account.name,
         "status": account.status,
         "balance": format_amount(account.balance, currency),
+        "held": format_amount(account.held, currency),
         "overdraft_limit": None if limit is None else format_amount(limit, currency),
         "version": account.version,
     }

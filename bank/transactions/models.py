@@ -61,8 +61,21 @@ class Transaction(Base):
     failure_code: Mapped[str | None] = mapped_column(Text)
     # The transaction that this rollback moves back.
     reverses_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    # The schedule of which this is a run.
+    schedule_id: Mapped[str | None] = mapped_column(Id, ForeignKey("schedules.id"))
     # How much of this transaction rollbacks have moved back, in minor units of `currency`.
     rolled_back_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # The batch that it came with, and its place there from 0 on; NULL where it came by itself.
+    batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
+    batch_index: Mapped[int | None] = mapped_column(Integer)
+    # Until when a hold reserves; NULL: it is none.
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    # What an open hold still reserves, and what captures have taken of it, in minor units of `currency`.
+    held_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    captured_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # The hold that this transfer takes from; the hold that this one, which moves nothing, lets go.
+    captures_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    voids_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     # Who asked, by which request and trace, and whether somebody waits for the outcome (`Prefer: wait`).
     actor_id: Mapped[str | None] = mapped_column(Id, ForeignKey("users.id"))
     request_id: Mapped[str | None] = mapped_column(Text)
@@ -81,6 +94,15 @@ class Transaction(Base):
         CheckConstraint("rolled_back_amount BETWEEN 0 AND amount", name="rolled_back_amount"),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),
         CheckConstraint("(type = 'rollback') = (reverses_id IS NOT NULL)", name="reverses_id"),
+        CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="batch_index"),
+        CheckConstraint("held_amount >= 0 AND captured_amount >= 0 AND held_amount + captured_amount <= amount", name="hold_parts"),
+        CheckConstraint("(status = 'held') = (held_amount > 0)", name="held"),
+        CheckConstraint("expires_at IS NOT NULL OR (held_amount = 0 AND captured_amount = 0)", name="hold"),
+        CheckConstraint(
+            "(expires_at IS NOT NULL)::int + (captures_id IS NOT NULL)::int + (voids_id IS NOT NULL)::int <= "
+            "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
+            name="hold_requests",
+        ),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
         # fillfactor that the migration sets.
@@ -90,7 +112,18 @@ class Transaction(Base):
         Index("ix_transactions_from_user_id_seq", "from_user_id", "seq"),
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
+        Index("ix_transactions_batch", "batch_id", "batch_index", postgresql_where=text("batch_id IS NOT NULL")),
+        Index("ix_transactions_schedule_id", "schedule_id", "seq", postgresql_where=text("schedule_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),
+        # The open holds. By `held_amount`, which stays 0 in all other rows, for the same reason.
+        Index("ix_transactions_held", "from_account_id", postgresql_where=text("held_amount > 0")),
+        Index("ix_transactions_expiring", "expires_at", postgresql_where=text("held_amount > 0")),
+        Index(
+            "ix_transactions_hold",
+            text("COALESCE(captures_id, voids_id)"),
+            "seq",
+            postgresql_where=text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
+        ),
     )
 
 
@@ -105,10 +138,15 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     # SHA-256 of what was asked.
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    transaction_id: Mapped[str] = mapped_column(Id, ForeignKey("transactions.id"))
+    # What the request made: a transaction, a batch or a schedule.
+    transaction_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
+    batch_id: Mapped[str | None] = mapped_column(Id, ForeignKey("batches.id"))
+    schedule_id: Mapped[str | None] = mapped_column(Id, ForeignKey("schedules.id"))
     # NULL while the first request still waits for the outcome (`Prefer: wait`).
     response_status: Mapped[int | None] = mapped_column(SmallInteger)
     response_body: Mapped[bytes | None] = mapped_column(LargeBinary)
     # Until when the first request may hold the answer back; past that it is taken as lost.
     answer_by: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
+
+    __table_args__ = (CheckConstraint("num_nonnulls(transaction_id, batch_id, schedule_id) = 1", name="made"),)

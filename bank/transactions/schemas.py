@@ -10,6 +10,7 @@ from bank.web.fields import (
     Amount,
     Choice,
     Currency,
+    Flag,
     Identifier,
     Metadata,
     Moment,
@@ -61,6 +62,13 @@ class Transfer(MoneySchema):
     description = _description()
     metadata = Metadata()
     reference = _reference()
+    hold = Flag(metadata={"description": "Reserve the money, to be captured or voided later, and do not move it."})
+    expires_at = Moment(metadata={"description": "Of a hold: kept until then, at most 31 days. Default: 7 days."})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _only_of_holds(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "expires_at" in data and not data.get("hold"):
+            raise ValidationError("Needs `hold`.", "expires_at")
 
     @validates_schema
     def _one_target(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -72,6 +80,21 @@ class Rollback(StrictSchema):
 
     amount = Amount(metadata={"description": "Default: what is left of the original.", "example": "12.34"})
     reason = Text(required=True, most=500, metadata={"example": "Returned goods"})
+
+
+class Capture(StrictSchema):
+    """How much of a hold to take, and what to tell of it."""
+
+    amount = Amount(metadata={"description": "Default: all that is left of the hold.", "example": "12.34"})
+    description = _description()
+    metadata = Metadata()
+    reference = _reference()
+
+
+class Void(StrictSchema):
+    """Why a hold is let go."""
+
+    reason = Text(most=500, metadata={"example": "Out of stock"})
 
 
 class DryRun(StrictSchema):
@@ -93,6 +116,9 @@ class History(PageSchema):
     since = Moment(data_key="from", metadata={"description": "Recorded at or after."})
     until = Moment(data_key="to", metadata={"description": "Recorded before."})
     reference = _reference()
+    batch_id = Identifier(metadata={"description": "Those that came in this batch."})
+    hold_id = Identifier(metadata={"description": "What captured and voided this hold."})
+    schedule_id = Identifier(metadata={"description": "The runs of this schedule."})
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -124,6 +150,11 @@ class TransactionAnswer(Schema):
     failure_code = fields.String(allow_none=True, metadata={"example": None})
     reverses_id = fields.UUID(allow_none=True)
     rolled_back_amount = fields.String(metadata={"example": "0.00"})
+    expires_at = fields.String(allow_none=True, metadata={**_TIME, "description": "Of a hold: until when it is kept. Null: it is none."})
+    held_amount = fields.String(metadata={"example": "0.00", "description": "Of a hold: what is still reserved."})
+    captured_amount = fields.String(metadata={"example": "0.00", "description": "Of a hold: what its captures took."})
+    captures_id = fields.UUID(allow_none=True, metadata={"description": "The hold that this takes from."})
+    voids_id = fields.UUID(allow_none=True, metadata={"description": "The hold that this lets go; it moves nothing."})
     batch_id = fields.UUID(allow_none=True)
     schedule_id = fields.UUID(allow_none=True)
     effective_at = fields.String(metadata=_TIME)

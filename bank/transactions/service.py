@@ -2,9 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -19,20 +19,24 @@ from bank.config import Config
 from bank.db import fetch, reader, unit_of_work
 from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
-from bank.ledger.decide import Command, Posting, decide
+from bank.ledger.decide import Command, Outcome, Posting, Refusal, Release, decide
 from bank.ledger.store import load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.proof import receipts
 from bank.transactions import store
-from bank.transactions.parties import Intent
+from bank.transactions.parties import Found, Intent, OneByOne
 from bank.transactions.waiting import waiters
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 
 # SQLSTATE of a lock that was not had in time.
 LOCK_NOT_AVAILABLE = "55P03"
+
+# How long a hold is kept: what is usual for cards, and the most.
+_USUAL_HOLD = timedelta(days=7)
+_LONGEST_HOLD = timedelta(days=31)
 
 # How long past its own patience a waiting request may still be at work before its key is taken over.
 _GRACE_SECONDS = 5
@@ -52,7 +56,8 @@ class Answer:
 
     status: int
     body: bytes
-    transaction_id: str
+    # The transaction, the batch or the schedule.
+    made_id: str
     replayed: bool = False
     waited: bool = False
 
@@ -64,17 +69,22 @@ def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked
     for. Answers 202; with a wait 201 when it was posted, 422 when it was refused. Raises what the
     intent raises, IdempotencyKeyReused, IdempotencyInProgress and Unavailable.
     """
-    fingerprint = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+    fingerprint = fingerprint_of(body)
     transaction_id = new_id()
     if not asked.wait_seconds:
-        return _submit_once(transaction_id, intent, fingerprint, origin, asked)
+        return once(asked, lambda: _submit(transaction_id, intent, fingerprint, origin, asked))
     with waiters.expect(transaction_id) as final:
-        asked = asked if final is not None else replace(asked, wait_seconds=0)
-        answer = _submit_once(transaction_id, intent, fingerprint, origin, asked)
+        waits = asked if final is not None else replace(asked, wait_seconds=0)
+        answer = once(waits, lambda: _submit(transaction_id, intent, fingerprint, origin, waits))
         if final is None or answer.replayed:
             return answer
-        _wait(final, transaction_id, asked.wait_seconds)
-    return _settle(intent.type.value, origin, asked.key, transaction_id)
+        _wait(final, transaction_id, waits.wait_seconds)
+    return _settle(intent.operation, origin, asked.key, transaction_id)
+
+
+def fingerprint_of(body: Mapping[str, Any]) -> bytes:
+    """What an idempotency key stands for."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _wait(final: Event, transaction_id: str, seconds: float) -> None:
@@ -87,32 +97,41 @@ def _wait(final: Event, transaction_id: str, seconds: float) -> None:
             return
 
 
-def _submit_once(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:
-    try:
-        with unit_of_work() as session:
-            now, stored = store.find_key(session, origin.actor_id, intent.type.value, asked.key)
-            if stored is not None:
-                return _replay(stored, fingerprint, intent.type.value, origin, asked.key or "", session)
-            event = _event(session, intent, origin, now, bool(asked.wait_seconds))
-            body = orjson.dumps(store.present(_as_row(transaction_id, event, now)))
-            key = _key(intent.type.value, fingerprint, body, origin, asked)
-            store.submit(session.connection(), transaction_id, event, origin, key)
-    except IntegrityError as error:
-        # Another request with the same key committed between our look and our insert.
-        if asked.key is None or "pk_idempotency_keys" not in str(error.orig):
-            raise
-        return _submit_once(transaction_id, intent, fingerprint, origin, asked)
-    except Unavailable as error:
-        # The other request with this key has not committed yet, and we waited long enough for it.
-        if asked.key is not None and error.sqlstate == LOCK_NOT_AVAILABLE:
-            raise IdempotencyInProgress from error
-        raise
+def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Origin, asked: Asked) -> Answer:
+    with unit_of_work() as session:
+        now, stored = store.find_key(session, origin.actor_id, intent.operation, asked.key)
+        if stored is not None:
+            return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
+        event = _event(session, intent, origin, now, bool(asked.wait_seconds))
+        body = orjson.dumps(store.present(as_row(transaction_id, event, now)))
+        key = key_to_store(intent.operation, fingerprint, body, origin, asked)
+        store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)
     counters.accepted(event.type)
     bells.ring(event.lane)
     return Answer(202, body, transaction_id)
 
 
-def _key(route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Asked) -> store.KeyToStore | None:
+def once(asked: Asked, attempt: Callable[[], Answer]) -> Answer:
+    """The answer of `attempt`, which looks for the key and takes the request in; tried again when another request with the key
+    was faster. Raises IdempotencyInProgress when that one takes too long, and what `attempt` raises."""
+    try:
+        return attempt()
+    except IntegrityError as error:
+        # Another request with the same key committed between our look and our insert.
+        if asked.key is None or "pk_idempotency_keys" not in str(error.orig):
+            raise
+        return once(asked, attempt)
+    except Unavailable as error:
+        # The other request with this key has not committed yet, and we waited long enough for it.
+        if asked.key is not None and error.sqlstate == LOCK_NOT_AVAILABLE:
+            raise IdempotencyInProgress from error
+        raise
+
+
+def key_to_store(
+    route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Asked, *, status: int = 202
+) -> store.KeyToStore | None:
+    """The key that is to be stored with what the request did and its answer; None where none was given."""
     if asked.key is None or origin.actor_id is None:
         return None
     waits = asked.wait_seconds > 0
@@ -121,23 +140,26 @@ def _key(route: str, fingerprint: bytes, body: bytes, origin: Origin, asked: Ask
         route=route,
         key=asked.key,
         fingerprint=fingerprint,
-        status=None if waits else 202,
+        status=None if waits else status,
         body=None if waits else body,
         wait_seconds=asked.wait_seconds + _GRACE_SECONDS if waits else 0,
     )
 
 
-def _replay(stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: Origin, key: str, session: Session) -> Answer:
-    """The first answer again. A first request that died while it waited is answered from what became of it."""
+def replay(stored: store.StoredAnswer, fingerprint: bytes, route: str, origin: Origin, key: str, session: Session) -> Answer:
+    """The first answer again. A first request that died while it waited is answered from what became of it.
+
+    Raises IdempotencyKeyReused for another request, and IdempotencyInProgress.
+    """
     if stored.fingerprint != fingerprint:
         raise IdempotencyKeyReused
     if stored.status is None or stored.body is None:
         if not stored.overdue:
             raise IdempotencyInProgress
-        status, body = _outcome(session, stored.transaction_id)
+        status, body = _outcome(session, stored.made_id)
         status, body = store.store_answer(session, origin.actor_id or "", route, key, status, body)
-        return Answer(status, body, stored.transaction_id, replayed=True)
-    return Answer(stored.status, stored.body, stored.transaction_id, replayed=True)
+        return Answer(status, body, stored.made_id, replayed=True)
+    return Answer(stored.status, stored.body, stored.made_id, replayed=True)
 
 
 def _settle(route: str, origin: Origin, key: str | None, transaction_id: str) -> Answer:
@@ -164,17 +186,34 @@ def _outcome(session: Session, transaction_id: str) -> tuple[int, bytes]:
 
 
 def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awaited: bool) -> TransactionSubmitted:
-    """What will be recorded: the intent with its parties found. Raises Unprocessable for a time to come."""
+    """What will be recorded: the intent with its parties found. Raises Unprocessable for a time that cannot be."""
     config: Config = current_app.config["BANK"]
-    if intent.effective_at is not None and intent.effective_at > now:
-        raise Unprocessable.at("/effective_at", "Lies in the future.")
-    found = intent.find(session, origin)
+    found = intent.find(OneByOne(session, origin))
     # The lane orders what an account spends; money from the outside is ordered by who receives it.
     orders = found.source or found.target
     if orders is None:
         raise AssertionError("A transaction has an account on one side at least.")
+    return event_of(intent, found, lane_of(orders.account_id, config.lanes), now, awaited=awaited)
+
+
+def event_of(
+    intent: Intent,
+    found: Found,
+    lane: int,
+    now: datetime,
+    *,
+    awaited: bool = False,
+    batch_id: str | None = None,
+    batch_index: int | None = None,
+) -> TransactionSubmitted:
+    """What will be recorded of an intent whose parties were found. Raises Unprocessable for a time that cannot be."""
+    if intent.effective_at is not None and intent.effective_at > now:
+        raise Unprocessable.at("/effective_at", "Lies in the future.")
+    expires_at = (intent.expires_at or now + _USUAL_HOLD) if intent.holds else None
+    if expires_at is not None and not now < expires_at <= now + _LONGEST_HOLD:
+        raise Unprocessable.at("/expires_at", f"Must lie in the future, by {_LONGEST_HOLD.days} days at most.")
     return TransactionSubmitted(
-        lane=lane_of(orders.account_id, config.lanes),
+        lane=lane,
         type=intent.type.value,
         from_user_id=found.source.user_id if found.source else None,
         to_user_id=found.target.user_id if found.target else None,
@@ -191,24 +230,49 @@ def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awai
         reverses_id=found.reverses_id,
         awaited=awaited,
         effective_at=timestamp(intent.effective_at),
+        expires_at=timestamp(expires_at),
+        captures_id=found.captures_id,
+        voids_id=found.voids_id,
+        batch_id=batch_id,
+        batch_index=batch_index,
     )
 
 
-def _as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetime, **changes: Any) -> SimpleNamespace:
+def as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetime, **changes: Any) -> SimpleNamespace:
     """The row that `event` makes, before it is there."""
     row = SimpleNamespace(
         id=transaction_id,
         status="pending",
         failure_code=None,
+        schedule_id=None,
         rolled_back_amount=0,
+        held_amount=0,
+        captured_amount=0,
         created_at=now,
         completed_at=None,
         **{name: getattr(event, name) for name in event.__slots__},
     )
     row.effective_at = datetime.fromisoformat(event.effective_at) if event.effective_at else now
+    row.expires_at = datetime.fromisoformat(event.expires_at) if event.expires_at else None
     for name, value in changes.items():
         setattr(row, name, value)
     return row
+
+
+def command_of(event: TransactionSubmitted, now: datetime) -> Command:
+    """What the ledger would be asked to decide on, before there is a transaction."""
+    return Command(
+        transaction_id="",
+        from_account_id=event.from_account_id or outside_account_id(event.currency, event.lane),
+        to_account_id=event.to_account_id or outside_account_id(event.to_currency, event.lane),
+        amount=event.amount,
+        currency=event.currency,
+        effective_at=now,
+        reverses_id=event.reverses_id,
+        holds=event.expires_at is not None,
+        captures_id=event.captures_id,
+        voids_id=event.voids_id,
+    )
 
 
 def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, Any]:
@@ -218,25 +282,14 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
     of all accounts are for staff (`viewer_id` None) only.
     """
     with unit_of_work() as session:
-        now, _ = store.find_key(session, None, intent.type.value, None)
+        now, _ = store.find_key(session, None, intent.operation, None)
         event = _event(session, intent, origin, now, False)
-        command = Command(
-            transaction_id="",
-            from_account_id=event.from_account_id or outside_account_id(event.currency, event.lane),
-            to_account_id=event.to_account_id or outside_account_id(event.to_currency, event.lane),
-            amount=event.amount,
-            currency=event.currency,
-            effective_at=now,
-            reverses_id=event.reverses_id,
-        )
+        command = command_of(event, now)
         states = load_states(session.connection(), [command], lock=False)
         # Parties that would be opened on the way were opened in this unit of work; it ends without them.
         session.rollback()
     outcome = decide([command], states.accounts, states.originals)[0]
-    if isinstance(outcome, Posting):
-        row = _as_row(None, event, now, status="completed", completed_at=states.posted_at)
-    else:
-        row = _as_row(None, event, now, status="failed", failure_code=outcome.code.value)
+    row = as_row(None, event, now, **became(outcome, states.posted_at))
     entries = outcome.entries if isinstance(outcome, Posting) else ()
     own = {event.from_account_id: event.from_user_id, event.to_account_id: event.to_user_id}
     shown = [
@@ -257,6 +310,19 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         "dry_run": True,
         "entries": [store.present_entry(entry, viewer_id) for entry in shown],
     }
+
+
+def became(outcome: Outcome, posted_at: datetime) -> dict[str, Any]:
+    """What the decision makes of the pending row. What is only held is not complete."""
+    match outcome:
+        case Posting():
+            return {"status": "completed", "completed_at": posted_at}
+        case Release():
+            return {"status": "voided", "completed_at": posted_at}
+        case Refusal(code=code):
+            return {"status": "failed", "failure_code": code.value, "completed_at": posted_at}
+        case _:
+            return {"status": "held", "held_amount": outcome.command.amount}
 
 
 def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:

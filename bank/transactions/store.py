@@ -16,7 +16,9 @@ from bank.web.fields import timestamp
 COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
-    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.version, t.request_id,
+    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.expires_at, t.held_amount,
+    t.captured_amount, t.captures_id::text, t.voids_id::text, t.version, t.request_id,
+    t.batch_id::text, t.batch_index, t.schedule_id::text,
     t.effective_at, t.created_at, t.completed_at
 """
 
@@ -26,7 +28,8 @@ class StoredAnswer:
     """What is kept with an idempotency key: the first answer, or none while the first request waits."""
 
     fingerprint: bytes
-    transaction_id: str
+    # The transaction, the batch or the schedule.
+    made_id: str
     status: int | None
     body: bytes | None
     overdue: bool
@@ -47,7 +50,8 @@ class KeyToStore:
 
 
 _FIND_KEY = """
-    SELECT now(), k.fingerprint, k.transaction_id::text, k.response_status, k.response_body, k.answer_by < now()
+    SELECT now(), k.fingerprint, COALESCE(k.transaction_id, k.batch_id, k.schedule_id)::text, k.response_status, k.response_body,
+           k.answer_by < now()
       FROM (SELECT 1) one
       LEFT JOIN idempotency_keys k ON k.user_id = %s::uuid AND k.route = %s AND k.key = %s
 """
@@ -59,7 +63,7 @@ def find_key(session: Session, user_id: str | None, route: str, key: str | None)
     if row[1] is None:
         return row[0], None
     body = None if row[4] is None else bytes(row[4])
-    return row[0], StoredAnswer(bytes(row[1]), row[2], row[3], body, bool(row[5]))
+    return row[0], StoredAnswer(bytes(row[1]), row[2] or "", row[3], body, bool(row[5]))
 
 
 def store_answer(session: Session, user_id: str, route: str, key: str, status: int, body: bytes) -> tuple[int, bytes]:
@@ -84,19 +88,20 @@ _SUBMIT = """
 WITH begun AS MATERIALIZED (
     SELECT pg_current_xact_id() AS xid
 ), event AS (
-    INSERT INTO events (stream_id, version, type, data, actor_id, request_id, trace_id)
-    SELECT %(id)s::uuid, 1, 'TransactionSubmitted', %(data)s::json, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
+    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id, trace_id)
+    SELECT %(id)s::uuid, 1, 'TransactionSubmitted', %(schema)s, %(data)s::json, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s
       FROM begun WHERE xid IS NOT NULL
     RETURNING position, recorded_at
 ), submitted AS (
     INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
                               amount, currency, to_amount, to_currency, description, reference, metadata,
-                              reverses_id, actor_id, request_id, trace_id, awaited, effective_at, created_at)
+                              reverses_id, expires_at, captures_id, voids_id, actor_id, request_id, trace_id, awaited,
+                              effective_at, created_at)
     SELECT %(id)s::uuid, position, %(lane)s, %(type)s, 'pending', %(from_user_id)s::uuid, %(to_user_id)s::uuid,
            %(from_account_id)s::uuid, %(to_account_id)s::uuid, %(amount)s, %(currency)s, %(to_amount)s,
            %(to_currency)s, %(description)s, %(reference)s, %(metadata)s::json, %(reverses_id)s::uuid,
-           %(actor_id)s::uuid, %(request_id)s, %(trace_id)s, %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at),
-           recorded_at
+           %(expires_at)s::timestamptz, %(captures_id)s::uuid, %(voids_id)s::uuid, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s,
+           %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at), recorded_at
       FROM event
 ), audited AS (
     INSERT INTO audit_logs (entity_type, entity_id, action, details, actor_id, address, request_id)
@@ -112,8 +117,10 @@ SELECT position FROM event
 """
 
 
-def submit(connection: Connection, transaction_id: str, event: TransactionSubmitted, origin: Origin, key: KeyToStore | None) -> None:
-    """Insert a pending transaction, its event, its audit row and its idempotency key.
+def submit(
+    connection: Connection, transaction_id: str, event: TransactionSubmitted, action: str, origin: Origin, key: KeyToStore | None
+) -> None:
+    """Insert a pending transaction, its event, its audit row (of that `action`) and its idempotency key.
 
     Raises sqlalchemy.exc.IntegrityError when the key was committed by another request meanwhile.
     """
@@ -122,6 +129,7 @@ def submit(connection: Connection, transaction_id: str, event: TransactionSubmit
         _SUBMIT,
         {
             "id": transaction_id,
+            "schema": event.SCHEMA,
             "data": data,
             "lane": event.lane,
             "type": event.type,
@@ -137,13 +145,16 @@ def submit(connection: Connection, transaction_id: str, event: TransactionSubmit
             "reference": event.reference,
             "metadata": None if event.metadata is None else orjson.dumps(event.metadata).decode(),
             "reverses_id": event.reverses_id,
+            "expires_at": event.expires_at,
+            "captures_id": event.captures_id,
+            "voids_id": event.voids_id,
             "awaited": event.awaited,
             "effective_at": event.effective_at,
             "actor_id": origin.actor_id,
             "request_id": origin.request_id,
             "trace_id": origin.trace_id,
             "address": origin.address,
-            "action": f"transaction.{event.type}",
+            "action": action,
             "details": orjson.dumps({"amount": event.amount, "currency": event.currency}).decode(),
             "route": key.route if key else None,
             "key": key.key if key else None,
@@ -192,6 +203,9 @@ class HistoryQuery:
     since: datetime | None = None
     until: datetime | None = None
     reference: str | None = None
+    batch_id: str | None = None
+    hold_id: str | None = None
+    schedule_id: str | None = None
     before: int | None = None
 
 
@@ -204,6 +218,11 @@ _CONDITIONS = {
     "since": "t.created_at >= :since",
     "until": "t.created_at < :until",
     "reference": "t.reference = :reference",
+    "batch_id": "t.batch_id = CAST(:batch_id AS uuid)",
+    # As the index has it, what it leaves out included.
+    "hold_id": """(t.captures_id IS NOT NULL OR t.voids_id IS NOT NULL)
+                  AND COALESCE(t.captures_id, t.voids_id) = CAST(:hold_id AS uuid)""",
+    "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
     "before": "t.seq < :before",
 }
 
@@ -213,12 +232,16 @@ def history(session: Session, query: HistoryQuery) -> Sequence[Row[Any]]:
     parameters = {name: value for name in _CONDITIONS if (value := getattr(query, name)) is not None}
     conditions = "".join(f" AND {_CONDITIONS[name]}" for name in parameters)
     party = query.account_id or query.user_id
-    if party is None:
-        source = f"SELECT t.seq FROM transactions t WHERE true {conditions} ORDER BY t.seq DESC LIMIT :limit"
+    column = "account_id" if query.account_id else "user_id"
+    if party is None or query.batch_id or query.hold_id:
+        # What is about one hold or came in one batch is found by that, whosever it is. The order of `seq` is that of the batch,
+        # which has an index, and ten thousand transactions at most.
+        own = f"AND CAST(:party AS uuid) IN (t.from_{column}, t.to_{column})" if party else ""
+        order = "batch_index" if query.batch_id else "seq"
+        source = f"SELECT t.seq FROM transactions t WHERE true {conditions} {own} ORDER BY t.{order} DESC LIMIT :limit"
     else:
         # Each side has an index in the order of `seq`; the newest of both are merged here, so a page
         # costs the same at any depth and however much others do.
-        column = "account_id" if query.account_id else "user_id"
         from_side, to_side = (
             f"""(SELECT t.seq FROM transactions t WHERE t.{side}_{column} = CAST(:party AS uuid) {conditions}
                   ORDER BY t.seq DESC LIMIT :limit)"""
@@ -254,8 +277,13 @@ def present(row: Any) -> dict[str, Any]:
         "failure_code": row.failure_code,
         "reverses_id": row.reverses_id,
         "rolled_back_amount": format_amount(row.rolled_back_amount, currency),
-        "batch_id": None,
-        "schedule_id": None,
+        "expires_at": timestamp(row.expires_at),
+        "held_amount": format_amount(row.held_amount, currency),
+        "captured_amount": format_amount(row.captured_amount, currency),
+        "captures_id": row.captures_id,
+        "voids_id": row.voids_id,
+        "batch_id": row.batch_id,
+        "schedule_id": row.schedule_id,
         "effective_at": timestamp(row.effective_at),
         "created_at": timestamp(row.created_at),
         "completed_at": timestamp(row.completed_at),

@@ -24,14 +24,16 @@ _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([0-9]{1,2})\s*(?:$|,|;)", re.ASCII | re.IGNORECASE)
 
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and body again: the first answer again, and the money moves once.",
+    "example": "order-4711",
+}
+
 _HEADERS = [
-    {
-        "in": "header",
-        "name": "Idempotency-Key",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "description": "The same key and body again: the first answer again, and the money moves once.",
-        "example": "order-4711",
-    },
+    IDEMPOTENCY_KEY,
     {
         "in": "header",
         "name": "Prefer",
@@ -43,13 +45,13 @@ _HEADERS = [
 
 
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The transaction."}}
-_REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."}}
+REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."}}
 _APPLIED = {"Preference-Applied": {"schema": {"type": "string", "example": "wait=5"}, "description": "It was waited for."}}
 
 
 def _documented(view: View) -> View:
     """Document what every view that moves money takes and answers."""
-    answer, headers = schemas.TransactionAnswer, {**_LOCATION, **_REPLAYED, **_APPLIED}
+    answer, headers = schemas.TransactionAnswer, {**_LOCATION, **REPLAYED, **_APPLIED}
     for document in (
         blp.doc(parameters=_HEADERS),
         blp.response(202, answer, description="Durable; it is posted in a moment, or its wait has run out.", headers=headers),
@@ -60,7 +62,7 @@ def _documented(view: View) -> View:
             schema=schemas.RefusedSchema,
             content_type=PROBLEM_TYPE,
             description="Not valid: `errors` names each place. Or refused by the ledger within the wait: `code` says why.",
-            headers={**_REPLAYED, **_APPLIED},
+            headers={**REPLAYED, **_APPLIED},
         ),
         blp.problem(404, "What the body or the path names is not there, or not yours."),
     ):
@@ -68,11 +70,17 @@ def _documented(view: View) -> View:
     return view
 
 
-def _asked() -> service.Asked:
-    """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
+def idempotency_key() -> str | None:
+    """The request's Idempotency-Key. Raises Unprocessable for one that is none."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise Unprocessable.at("/headers/Idempotency-Key", "Must be 1 to 255 printable ASCII characters.")
+    return key
+
+
+def _asked() -> service.Asked:
+    """The request's Idempotency-Key and Prefer headers. Raises Unprocessable for a key that is none."""
+    key = idempotency_key()
     wait = _WAIT.search(request.headers.get("Prefer", ""))
     # RFC 7240, 2: a preference that cannot be honoured is ignored.
     seconds = int(wait[1]) if wait and 1 <= int(wait[1]) <= 30 else 0
@@ -82,7 +90,7 @@ def _asked() -> service.Asked:
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
     asked = _asked()
     if query.get("dry_run") == "true":
-        return json_response(service.preview(intent, origin(), _viewer()))
+        return json_response(service.preview(intent, origin(), viewer()))
     answer = service.submit(intent, body, origin(), asked)
     headers = {}
     if answer.replayed:
@@ -91,7 +99,7 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
         headers["Preference-Applied"] = f"wait={asked.wait_seconds}"
     if answer.status == 422:
         raise LedgerRefused(orjson.loads(answer.body), headers)
-    headers["Location"] = f"/api/v1/transactions/{answer.transaction_id}"
+    headers["Location"] = f"/api/v1/transactions/{answer.made_id}"
     return Response(answer.body, status=answer.status, mimetype="application/json", headers=headers)
 
 
@@ -127,11 +135,44 @@ def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.arguments(schemas.Transfer())
 @blp.arguments(schemas.DryRun(), location="query")
 def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
-    """Move money to another account
+    """Move money to another account, or hold it
 
-    From an account of the caller's; admins from any.
+    From an account of the caller's; admins from any. With `hold` it is reserved, until it is captured, voided or expires.
     """
     return _submit(parties.transfer(principal(), body), body, query)
+
+
+_NOT_HELD = blp.problem(
+    409, "`not_held`: no hold, or one that is not held yet. `idempotency_in_progress`: the first request with this key still runs."
+)
+
+
+@blp.route("/<uuid:transaction_id>/capture", methods=["POST"])
+@login_required(*_MOVERS)
+@_documented
+@blp.arguments(schemas.Capture())
+@blp.arguments(schemas.DryRun(), location="query")
+@_NOT_HELD
+def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Take what a hold has reserved, the whole or a part
+
+    By staff, or by who is to receive the money. It is a transaction of its own, so there may be several, and each can be rolled back.
+    """
+    return _submit(parties.capture(principal(), str(transaction_id), body), {**body, "transaction_id": str(transaction_id)}, query)
+
+
+@blp.route("/<uuid:transaction_id>/void", methods=["POST"])
+@login_required(*_MOVERS)
+@_documented
+@blp.arguments(schemas.Void())
+@blp.arguments(schemas.DryRun(), location="query")
+@_NOT_HELD
+def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Let a hold go, all that is left of it
+
+    By staff, or by who was to receive the money. It is a transaction of its own, which moves nothing.
+    """
+    return _submit(parties.void(principal(), str(transaction_id), body), {**body, "transaction_id": str(transaction_id)}, query)
 
 
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
@@ -161,7 +202,7 @@ def history(query: dict[str, Any]) -> Response:
 
     Customers see those of their own accounts, staff all.
     """
-    viewer_id = _viewer()
+    viewer_id = viewer()
     if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
         raise Forbidden("Only staff may name a user.")
     filters = {name: value for name, value in query.items() if name != "cursor"}
@@ -178,8 +219,8 @@ def get_transaction(transaction_id: UUID) -> Response:
 
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
-    found = service.get(str(transaction_id), _viewer())
-    return resource(found, f"{found['status']}-{found['rolled_back_amount']}")
+    found = service.get(str(transaction_id), viewer())
+    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}")
 
 
 @blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])
@@ -193,9 +234,9 @@ def get_receipt(transaction_id: UUID) -> Response:
     To be checked offline, with the bank's public key alone, by `bank verify-receipt` or docs/recipes/verify_receipt.py. For its two
     parties and staff. The balances after it are closed to the parties, and who asked for it to all but auditors and admins.
     """
-    return json_response(service.receipt(str(transaction_id), _viewer(), origin=principal().may_read_all))
+    return json_response(service.receipt(str(transaction_id), viewer(), origin=principal().may_read_all))
 
 
-def _viewer() -> str | None:
+def viewer() -> str | None:
     """None for staff, who may read everything; else the caller's id."""
     return principal().id if principal().role == Role.CUSTOMER else None

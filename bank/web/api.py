@@ -20,7 +20,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 PROBLEM_TYPE = "application/problem+json"
 
 
-class _StrictParser(FlaskParser):
+class StrictParser(FlaskParser):
     """Reads bodies by `bank.web.body`, and refuses unknown query parameters; webargs drops these by default."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE}
@@ -108,7 +108,7 @@ def _without_query(view: Callable[..., Any]) -> Callable[..., Any]:
 class Blueprint(flask_smorest.Blueprint):
     """The parent of all our blueprints."""
 
-    ARGUMENTS_PARSER = _StrictParser()
+    ARGUMENTS_PARSER = StrictParser()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,6 +1,6 @@
 """Pages that stay stable while rows arrive: an opaque, signed cursor and one row more than asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -48,17 +48,17 @@ def after(query: dict[str, Any]) -> Any:
         raise Unprocessable.at("/cursor", "Not a cursor of this list.") from None
 
 
-def page(query: dict[str, Any], rows: Sequence[dict[str, Any]], keys: Sequence[Any]) -> Response:
+def page(query: dict[str, Any], rows: Sequence[dict[str, Any]], keys: Sequence[Any], members: Mapping[str, Any] | None = None) -> Response:
     """The response for `rows`, of which there is one more than the limit when more follow.
 
-    `keys[i]` is what `after()` gives back to continue behind `rows[i]`.
+    `keys[i]` is what `after()` gives back to continue behind `rows[i]`. `members` are what else the answer tells.
     """
     limit = query["limit"]
     has_more = len(rows) > limit
     cursor: str | None = None
     if has_more:
         cursor = str(_serializer(_filters(query)).dumps(keys[limit - 1]))
-    response = json_response({"data": rows[:limit], "next_cursor": cursor, "has_more": has_more})
+    response = json_response({**(members or {}), "data": rows[:limit], "next_cursor": cursor, "has_more": has_more})
     if cursor:
         args = {**request.args.to_dict(), "cursor": cursor}
         response.headers["Link"] = f'<{request.path}?{urlencode(args)}>; rel="next"'

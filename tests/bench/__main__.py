@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -37,6 +38,10 @@ SECONDS = 6.0
 ACCOUNTS = 10_000
 QUEUED = 60_000
 LOGS = (100_000, 1_000_000)
+BATCH = 10_000
+
+# A rate of single transfers that leaves the machine room for a batch.
+BESIDE_PER_SECOND = 40
 
 
 def report(measure: str, runs: list[float], unit: str, **more: Any) -> float:
@@ -78,6 +83,7 @@ def main() -> None:
             measure_log(environ, directory)
             measure_depth(environ, directory)
             measure_api(environ, directory)
+            measure_batch(environ, directory, tpcb)
         finally:
             redis.stop()
             postgres.stop()
@@ -133,7 +139,7 @@ def measure_drain(environ: Mapping[str, str], directory: Path, tpcb: float | Non
         report("drain_to_tpcb", [rate / tpcb for rate in runs], "ratio", aim=3)
 
 
-def fill_queue(environ: Mapping[str, str]) -> None:
+def fill_queue(environ: Mapping[str, str], queued: int = QUEUED) -> None:
     """Pending transfers between random accounts, as if the API had accepted them all before any worker came."""
     lanes = Config.from_env(environ).lanes
     for statement in (
@@ -164,7 +170,7 @@ def fill_queue(environ: Mapping[str, str]) -> None:
              FROM side JOIN event ON event.stream_id = side.id""",
         "ANALYZE",
     ):
-        query(environ, statement, accounts=ACCOUNTS, queued=QUEUED, lanes=lanes)
+        query(environ, statement, accounts=ACCOUNTS, queued=queued, lanes=lanes)
 
 
 def ring_all(bank: Bank) -> None:
@@ -358,4 +364,73 @@ def measure_wake_up(bank: Bank, token: str, accounts: list[str]) -> None:
     client.close()
 
 
-main()
+def measure_batch(environ: Mapping[str, str], directory: Path, tpcb: float | None) -> None:
+    """A batch of ten thousand transfers from its POST to the last of them completed, and what it makes single ones wait."""
+    with fresh_database(environ, directory) as own:
+        fill_queue(own, queued=0)
+        with Bank(own, directory, workers=2, batch_worker=True) as bank:
+            token = bank.log_in()
+            accounts = [row[0] for row in query(own, "SELECT id::text FROM accounts WHERE kind = 'customer'")]
+            # The bank's own accounts of the currency come with the first account that is opened by the API.
+            bank.client(token).post("/accounts", {"currency": "USD"})
+            taken: list[float] = []
+            rates = three(lambda number: BATCH / batch_seconds(bank, token, accounts, f"alone-{number}", taken))
+            report("batch", rates, "transfers/s", items=BATCH)
+            report("batch_accepted", taken, "s", items=BATCH)
+            if tpcb is not None:
+                report("batch_to_tpcb", [rate / tpcb for rate in rates], "ratio", aim=3)
+            measure_beside(bank, token, accounts)
+
+
+def batch_seconds(bank: Bank, token: str, accounts: list[str], run: str, taken: list[float]) -> float:
+    """How long a batch takes until all of it is completed; `taken` gets how long until it was accepted."""
+    draw = random.Random(run)
+    items = []
+    for number in range(BATCH):
+        source, target = draw.sample(accounts, 2)
+        parties = {"from_account_id": source, "to_account_id": target}
+        items.append({"type": "transfer", **parties, "amount": "0.01", "currency": "USD", "reference": f"{run}-{number}"})
+    body = json.dumps({"mode": "independent", "transactions": items}).encode()
+    client = bank.client(token)
+    started = time.perf_counter()
+    answer = client.request("POST", "/api/v1/transactions/batch", headers={"Content-Type": "application/json"}, data=body)
+    assert answer.status == 202, answer.body
+    taken.append(time.perf_counter() - started)
+    path = answer.headers["Location"].removeprefix("/api/v1") + "?limit=1"
+    while (found := client.get(path).json)["status"] == "pending":
+        time.sleep(0.05)
+    seconds = time.perf_counter() - started
+    assert found["counts"]["completed"] == BATCH, found["counts"]
+    client.close()
+    return seconds
+
+
+def measure_beside(bank: Bank, token: str, accounts: list[str]) -> None:
+    """How long single transfers take from being sent to being known completed, without a batch and while there always is one."""
+
+    def run(name: str) -> float:
+        return load.open_loop(bank.port, transfers(token, accounts, name, Prefer="wait=20"), 201, SECONDS, BESIDE_PER_SECOND).percentile(99)
+
+    pairs = []
+    for number in range(RUNS):
+        alone = run(f"alone-{number}")
+        over, batches = threading.Event(), itertools.count()
+
+        def keep_one_going(number: int = number, over: threading.Event = over, batches: Iterator[int] = batches) -> None:
+            while not over.is_set():
+                batch_seconds(bank, token, accounts, f"beside-{number}-{next(batches)}", [])
+
+        posting = threading.Thread(target=keep_one_going)
+        posting.start()
+        try:
+            pairs.append((alone, run(f"beside-{number}")))
+        finally:
+            over.set()
+            posting.join()
+    report("single_p99", [alone for alone, _ in pairs], "ms", at_per_second=BESIDE_PER_SECOND)
+    report("single_p99_beside_a_batch", [beside for _, beside in pairs], "ms", at_per_second=BESIDE_PER_SECOND)
+    report("single_p99_ratio", [beside / alone for alone, beside in pairs], "ratio", aim=3)
+
+
+if __name__ == "__main__":
+    main()

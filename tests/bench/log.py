@@ -19,19 +19,19 @@ def fill_log(environ: Mapping[str, str], accounts: int, transactions: int) -> No
                   json_build_object('user_id', %(owner)s, 'currency', 'USD', 'kind', 'customer', 'name', NULL, 'is_default', false)
              FROM generate_series(0, %(accounts)s - 1) i""",
         # One after the other, so each account's versions and balances follow from the number.
-        """INSERT INTO events (stream_id, version, type, data)
-           SELECT md5('t' || i)::uuid, side.version, side.type, side.data
+        """INSERT INTO events (stream_id, version, type, schema, data)
+           SELECT md5('t' || i)::uuid, side.version, side.type, side.schema, side.data
              FROM generate_series(0, %(transactions)s - 1) i
             CROSS JOIN LATERAL (VALUES
-                (1, 'TransactionSubmitted', json_build_object(
+                (1, 'TransactionSubmitted', 2, json_build_object(
                     'lane', 0, 'type', 'credit', 'from_user_id', NULL, 'to_user_id', %(owner)s, 'from_account_id', NULL,
                     'to_account_id', md5((i %% %(accounts)s)::text)::uuid, 'amount', 1, 'currency', 'USD', 'to_amount', 1,
                     'to_currency', 'USD', 'rate', NULL, 'description', NULL, 'reference', 'R' || i, 'metadata', NULL,
-                    'reverses_id', NULL, 'awaited', false, 'effective_at', NULL)),
-                (2, 'TransactionCompleted', json_build_object('entries', json_build_array(
+                    'reverses_id', NULL, 'awaited', false, 'effective_at', NULL, 'batch_id', NULL, 'batch_index', NULL)),
+                (2, 'TransactionCompleted', 1, json_build_object('entries', json_build_array(
                     json_build_array(%(outside)s, i + 1, -1, -i - 1),
                     json_build_array(md5((i %% %(accounts)s)::text)::uuid, i / %(accounts)s + 1, 1, i / %(accounts)s + 1))))
-            ) AS side (version, type, data)
+            ) AS side (version, type, schema, data)
             ORDER BY i, side.version""",
         "ANALYZE events",
     ):

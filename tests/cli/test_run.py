@@ -197,6 +197,7 @@ def test_what_is_killed_comes_back(data_dir: Path, runs: list[Run]) -> None:
     names = {
         "api": "wsgi:app",
         "worker-1": "worker.py$",
+        "worker-batch": "worker.py batch$",
         "worker-slow": "worker.py slow$",
         "scheduler": "scheduler",
         "PostgreSQL": "postgres",

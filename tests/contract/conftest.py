@@ -13,12 +13,27 @@ from bank.replay import jobs
 from bank.users.models import Role
 from tests.conftest import Person
 
-TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances", "users", "logins", "replays")
+TABLES = (
+    "transactions",
+    "entries",
+    "events",
+    "audit_logs",
+    "idempotency_keys",
+    "accounts",
+    "balances",
+    "users",
+    "logins",
+    "replays",
+    "batches",
+    "schedules",
+    "schedule_runs",
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Alice and Bob have an account each; `transaction` moved money to Alice; `replay` is finished."""
+    """Alice and Bob have an account and a schedule each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is
+    finished, `batch` is Alice's."""
 
     alice: Person
     bob: Person
@@ -28,7 +43,11 @@ class Stage:
     account: str
     bobs_account: str
     transaction: str
+    hold: str
     replay: str
+    batch: str
+    schedule: str
+    bobs_schedule: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -36,7 +55,11 @@ class Stage:
             "account": self.account,
             "bobs_account": self.bobs_account,
             "transaction": self.transaction,
+            "hold": self.hold,
             "replay": self.replay,
+            "batch": self.batch,
+            "schedule": self.schedule,
+            "bobs_schedule": self.bobs_schedule,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -49,12 +72,22 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
     alice, bob = person("alice"), person("bob")
     account, bobs_account = alice.open_account()["id"], bob.open_account()["id"]
     response = alice.post("/transactions/credit", {"account_id": account, "amount": "100.00", "currency": "USD"})
+    bob.post("/transactions/credit", {"account_id": bobs_account, "amount": "10.00", "currency": "USD"})
+    hold = bob.post("/transactions/transfer", {"to_account_id": account, "amount": "5.00", "currency": "USD", "hold": True})
     post_all()
     admin = person("admin", Role.ADMIN)
     # Of the beginning, whatever other tests have put into the log.
     replay = admin.post("/admin/replays", {"until_position": 0}).json["id"]
     with app.app_context():
         assert jobs.run(replay)
+    item = {"type": "transfer", "to_account_id": bobs_account, "amount": "0.01", "currency": "USD"}
+    batch = alice.post("/transactions/batch", {"mode": "independent", "transactions": [item] * 3}).json["id"]
+    transfers = ((alice, bobs_account), (bob, account))
+    schedule, bobs_schedule = (
+        who.post("/schedules", {"transfer": {"to_account_id": to, "amount": "1.00", "currency": "USD"}, "run_at": "2099-01-31T08:00:00Z"})
+        for who, to in transfers
+    )
+    post_all()
     return Stage(
         alice=alice,
         bob=bob,
@@ -64,7 +97,11 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         account=account,
         bobs_account=bobs_account,
         transaction=response.json["id"],
+        hold=hold.json["id"],
         replay=replay,
+        batch=batch,
+        schedule=schedule.json["id"],
+        bobs_schedule=bobs_schedule.json["id"],
     )
 
 

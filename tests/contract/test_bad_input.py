@@ -6,6 +6,7 @@ import hmac
 import json
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -62,6 +63,7 @@ NO_METADATA = [
     '{"a": ["b"]}', '{"": "x"}', json.dumps({"k" * 41: "x"}), json.dumps({"a": "x" * 501}), json.dumps({str(i): "x" for i in range(51)}),
     '{"a": "\\u0000"}', '{"\\u0000": "a"}', '{"a": "\\ud800"}', '{"\\ud800": "a"}',
 ]  # fmt: skip
+NO_FLAG = ["null", "0", "1", "-1", "1.5", "[]", "{}", '""', '"true"', '"false"', '"on"', '"yes"', '"\\u0000"']
 NO_CHOICE = ["null", "1", "1.5", "true", "[]", "{}", '""', '"x"', '"ACTIVE"', '"\\u0000"', '"\\ud800"']
 
 
@@ -69,9 +71,74 @@ def no_text_over(most: int) -> list[str]:
     return [*NO_TEXT, json.dumps("x" * (most + 1)), json.dumps("ä" * (most + 1)), json.dumps("x" * 60_000)]
 
 
+def in_days(days: int) -> str:
+    return json.dumps((datetime.now(UTC) + timedelta(days)).isoformat())
+
+
+TOMORROW = in_days(1)
+
+
+def as_json(fields: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
+
+
+def no_member(good: dict[str, str], wrong: dict[str, list[str]]) -> list[str]:
+    """An object with each of its members wrong in each way, or not there, or one too many; and what is no object."""
+    texts = [as_json({**good, name: text}) for name, texts in wrong.items() for text in texts]
+    missing = [as_json({name: text for name, text in good.items() if name != left_out}) for left_out in good]
+    return [*texts, *missing, as_json({**good, "hold": "true"}), "null", "1", "1.5", "true", "[]", '""', '"x"', "{}"]
+
+
+NO_RRULE = [
+    *NO_TEXT, json.dumps("x" * 501), '"FREQ"', '"FREQ="', '"freq=daily"', '"RRULE:FREQ=DAILY"', '"FREQ=DAILY;"', '"FREQ=DAILY;FREQ=DAILY"',
+    '"FREQ=SECONDLY"', '"FREQ=MINUTELY"', '"FREQ=MINUTELY;INTERVAL=60"', '"FREQ=FORTNIGHTLY"', '"INTERVAL=2"', '"FREQ=DAILY;X-FOO=1"',
+    '"FREQ=DAILY;BYSECOND=0,30"', '"FREQ=YEARLY;BYWEEKNO=20"', '"FREQ=YEARLY;BYYEARDAY=1"', '"FREQ=DAILY;INTERVAL=0"', '"FREQ=DAILY;INTERVAL=-1"',
+    '"FREQ=DAILY;INTERVAL=+1"', '"FREQ=DAILY;INTERVAL=1.5"', '"FREQ=DAILY;INTERVAL=\u0661"', '"FREQ=YEARLY;INTERVAL=11"',
+    '"FREQ=DAILY;INTERVAL=' + "9" * 400 + '"', '"FREQ=DAILY;COUNT=0"', '"FREQ=DAILY;COUNT=5001"', '"FREQ=DAILY;COUNT=1;UNTIL=20990101T000000Z"',
+    '"FREQ=DAILY;UNTIL=20990101"', '"FREQ=DAILY;UNTIL=20990101T000000"', '"FREQ=DAILY;UNTIL=20990230T000000Z"', '"FREQ=DAILY;UNTIL=20200101T000000Z"',
+    '"FREQ=HOURLY;BYMINUTE=0,30"', '"FREQ=DAILY;BYMINUTE=60"', '"FREQ=DAILY;BYHOUR=24"', '"FREQ=DAILY;BYHOUR=1,,2"', '"FREQ=DAILY;BYMONTH=13"',
+    '"FREQ=DAILY;BYMONTHDAY=0"', '"FREQ=DAILY;BYMONTHDAY=32"', '"FREQ=WEEKLY;BYMONTHDAY=1"', '"FREQ=WEEKLY;BYDAY=1MO"', '"FREQ=MONTHLY;BYDAY=0MO"',
+    '"FREQ=MONTHLY;BYDAY=54MO"', '"FREQ=MONTHLY;BYDAY=XX"', '"FREQ=DAILY;BYSETPOS=1"', '"FREQ=DAILY;WKST=XX"',
+    # Never, or not within ten years.
+    '"FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"', '"FREQ=HOURLY;BYMONTH=2;BYMONTHDAY=30"', '"FREQ=HOURLY;INTERVAL=2;BYHOUR=0"',
+    '"FREQ=HOURLY;INTERVAL=24;BYHOUR=3"', '"FREQ=MONTHLY;BYDAY=MO;BYSETPOS=6"', '"FREQ=DAILY;INTERVAL=7;BYDAY=SU"',
+]  # fmt: skip
+NO_TIME_ZONE = [
+    *NO_TEXT,
+    '"CET+1"',
+    '"Europe/Nowhere"',
+    '"europe/prague"',
+    '"../etc/passwd"',
+    '"/etc/localtime"',
+    '"+01:00"',
+    json.dumps("x" * 65),
+]
+NO_RECURRENCE = no_member(
+    {"rrule": '"FREQ=DAILY"', "time_zone": '"Europe/Prague"', "start": '"2099-02-06T12:00:00Z"'},
+    {"rrule": NO_RRULE, "time_zone": NO_TIME_ZONE, "start": [*NO_MOMENT, '"2099-01-31T12:00:00.5Z"'], "month_end": NO_CHOICE},
+)
+
 NO_POSITION = [
     "null", "true", "false", "[]", "{}", "[1]", '""', '"x"', '"1"', '"0"', "1.5", "1.0", "1e2", "NaN", "Infinity", "-0", "-1", "-0.0",
     str(2**63), str(2**64), "9" * 40, "9" * 5000,
+]  # fmt: skip
+
+
+def batch_of(**fields: str) -> str:
+    good = {"type": '"credit"', "account_id": '"{account}"', "amount": '"1.00"', "currency": '"USD"'}
+    return f"[{as_json({**good, **fields})}]"
+
+
+NO_BATCH = [
+    "null", "1", "1.5", "true", "[]", "{}", '""', "[null]", "[1]", "[[]]", '["x"]', "[{}]",
+    *[batch_of(type=text) for text in [*NO_CHOICE, '"rollback"', '"Credit"']],
+    *[batch_of(amount=text) for text in NO_AMOUNT],
+    *[batch_of(account_id=text) for text in NO_ID],
+    *[batch_of(currency=text) for text in NO_CURRENCY],
+    *[batch_of(metadata=text) for text in NO_METADATA],
+    *[batch_of(effective_at=text) for text in [*NO_MOMENT, '"2999-01-01T00:00:00Z"']],
+    *[batch_of(reference=text) for text in no_text_over(100)],
+    *[batch_of(**{name: '"x"'}) for name in ("batch_id", "batch_index", "lane", "minor", "to_user_id", "from_account_id", "mode", "")],
 ]  # fmt: skip
 
 # method, path, who asks, a good body as JSON texts, and for each field what is wrong for it.
@@ -106,6 +173,23 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
         {"from_account_id": NO_ID, "to_account_id": NO_ID, "to_user_id": NO_ID, "to_username": no_text_over(64), "amount": NO_AMOUNT,
          "currency": NO_CURRENCY, "description": no_text_over(500), "reference": no_text_over(100), "metadata": NO_METADATA},
     ),
+    "batch": (
+        "POST", "/transactions/batch", "alice",
+        {"mode": '"atomic"', "transactions": '[{"type": "credit", "account_id": "{account}", "amount": "1.00", "currency": "USD"}]'},
+        {"mode": NO_CHOICE, "transactions": NO_BATCH},
+    ),
+    "hold": (
+        "POST", "/transactions/transfer", "alice",
+        {"to_account_id": '"{bobs_account}"', "amount": '"1.00"', "currency": '"USD"', "hold": "true", "expires_at": TOMORROW},
+        {"amount": NO_AMOUNT, "hold": NO_FLAG,
+         "expires_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"', '"2999-01-01T00:00:00Z"', in_days(0), in_days(32)]},
+    ),
+    "capture": (
+        "POST", "/transactions/{hold}/capture", "alice",
+        {"amount": '"1.00"', "description": '"Rent"', "reference": '"A-1"', "metadata": '{"a": "b"}'},
+        {"amount": NO_AMOUNT, "description": no_text_over(500), "reference": no_text_over(100), "metadata": NO_METADATA},
+    ),
+    "void": ("POST", "/transactions/{hold}/void", "alice", {"reason": '"Out of stock"'}, {"reason": no_text_over(500)}),
     "rollback": (
         "POST", "/transactions/{transaction}/rollback", "alice", {"amount": '"1.00"', "reason": '"Returned goods"'},
         {"amount": NO_AMOUNT, "reason": no_text_over(500)},
@@ -126,6 +210,25 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
         {"username": [*no_text_over(64), '"a b"', '"ab"'], "email": [*no_text_over(254), '"mallory"'], "role": NO_CHOICE, "status": NO_CHOICE,
          "password": ["null", "1", "true", "[]", "{}", '""', '"\\u0000"', '"short"', json.dumps("x" * 257)]},
     ),
+    "schedule": (
+        "POST", "/schedules", "alice",
+        {"transfer": '{"to_account_id": "{bobs_account}", "amount": "1.00", "currency": "USD"}', "run_at": '"2099-01-31T12:00:00Z"',
+         "misfire": '"skip"', "retry": '{"attempts": 2, "delay_seconds": 60}', "name": '"Rent"'},
+        {"transfer": no_member(
+            {"to_account_id": '"{bobs_account}"', "amount": '"1.00"', "currency": '"USD"'},
+            {"amount": NO_AMOUNT, "currency": NO_CURRENCY, "to_account_id": NO_ID, "from_account_id": NO_ID, "description": no_text_over(500),
+             "reference": no_text_over(100), "metadata": NO_METADATA}),
+         "run_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"'], "recurrence": NO_RECURRENCE, "misfire": NO_CHOICE,
+         "retry": no_member({"attempts": "2", "delay_seconds": "60"}, {"attempts": [*NO_POSITION, "0", "6"], "delay_seconds": [*NO_POSITION, "0", "604801"]}),
+         "name": no_text_over(100)},
+    ),
+    "change schedule": (
+        "PATCH", "/schedules/{schedule}", "alice", {"name": '"Rent"'},
+        {"status": [*NO_CHOICE, '"deleted"', '"finished"'], "amount": NO_AMOUNT, "description": [text for text in no_text_over(500) if text != "null"],
+         "run_at": [*NO_MOMENT, '"2020-01-31T12:00:00Z"'], "recurrence": NO_RECURRENCE, "misfire": NO_CHOICE,
+         "retry": no_member({"attempts": "2", "delay_seconds": "60"}, {"attempts": ["0", "6"]}),
+         "name": [text for text in no_text_over(100) if text != "null"]},
+    ),
     "replay": (
         "POST", "/admin/replays", "auditor", {"until_position": "0", "account_id": '"{account}"'},
         {"until_position": NO_POSITION, "until_time": NO_MOMENT, "account_id": NO_ID,
@@ -134,16 +237,18 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
 }  # fmt: skip
 
 # Nothing in it must be there, so nothing is a body too.
-ALL_OPTIONAL = {"replay"}
+ALL_OPTIONAL = {"replay", "capture", "void"}
 
 REQUIRED = {
     "open account": ["currency"],
     "credit": ["account_id", "amount", "currency"],
     "debit": ["account_id", "amount", "currency"],
     "transfer": ["to_account_id", "amount", "currency"],
+    "batch": ["mode", "transactions"],
     "rollback": ["reason"],
     "register": ["username", "email", "password"],
     "log in": ["username", "password"],
+    "schedule": ["transfer", "run_at"],
 }
 
 UNKNOWN = [
@@ -161,10 +266,6 @@ UNKNOWN = [
     "__proto__",
     "",
 ]
-
-
-def as_json(fields: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in fields.items()) + "}"
 
 
 def send(stage: Any, request: str, body: str | bytes, content_type: str | None = "application/json", **kwargs: Any) -> Any:
@@ -186,6 +287,8 @@ def test_a_wrong_value_is_refused_with_a_pointer_to_it(stage, nothing_written, r
                 # They stand in place of an account.
                 body.pop("account_id", None)
                 body.pop("to_account_id", None)
+            if field == "recurrence":
+                body.pop("run_at", None)
             problem = check_problem(send(stage, request_, as_json(body)), 422)
             pointers = [error["pointer"] for error in problem["errors"]]
             assert all(pointer.partition("/")[2].split("/")[0] == field for pointer in pointers), (text[:60], pointers)
@@ -253,6 +356,9 @@ def test_a_body_that_is_no_json_object_of_ours_is_refused(stage, nothing_written
         for what, body, content_type, statuses in ELSE:
             if request_ in ALL_OPTIONAL and what in ("empty", "an empty object"):
                 continue
+            # A batch may be as large as 8 MB.
+            if request_ == "batch" and what == "64 KB and more":
+                continue
             response = send(stage, request_, body, content_type)
             assert response.status_code in statuses, (what, response.status_code, response.text[:300])
             check_problem(response, response.status_code)
@@ -301,8 +407,12 @@ NOT_THERE = [
     ("teller", "POST", "/transactions/transfer", {"from_account_id": "{account}", "to_account_id": "{bobs_account}", "amount": 1, "currency": "USD"}),
     ("bob", "POST", "/transactions/{transaction}/rollback", {"reason": "x"}),
     ("alice", "POST", f"/transactions/{NOBODY}/rollback", {"reason": "x"}),
+    *[("bob", "POST", f"/transactions/{{transaction}}/{act}", {}) for act in ("capture", "void")],
+    *[("admin", "POST", f"/transactions/{NOBODY}/{act}", {}) for act in ("capture", "void")],
     ("bob", "GET", "/transactions/{transaction}", None),
     ("alice", "GET", f"/transactions/{NOBODY}", None),
+    ("bob", "GET", "/transactions/batch/{batch}", None),
+    ("alice", "GET", f"/transactions/batch/{NOBODY}", None),
     ("alice", "GET", "/transactions/history?account_id={bobs_account}", None),
     ("alice", "GET", f"/transactions/history?account_id={NOBODY}", None),
     ("alice", "GET", "/balances/current?account_id={bobs_account}", None),
@@ -311,6 +421,23 @@ NOT_THERE = [
     ("alice", "GET", f"/balances/historical?account_id={NOBODY}", None),
     ("alice", "GET", "/balances/at-time?account_id={bobs_account}&at=2026-01-31T12:00:00Z", None),
     ("alice", "GET", f"/balances/at-time?account_id={NOBODY}&at=2026-01-31T12:00:00Z", None),
+    *[
+        ("alice", "POST", "/schedules", {"run_at": "2099-01-31T12:00:00Z", "transfer": {"amount": "1.00", "currency": "USD", **parties}})
+        for parties in (
+            {"from_account_id": "{bobs_account}", "to_account_id": "{account}"},
+            {"from_account_id": NOBODY, "to_account_id": "{account}"},
+            {"to_account_id": NOBODY},
+            {"to_user_id": NOBODY},
+            {"to_username": "nobody-of-this-name"},
+        )
+    ],
+    *[
+        (who, method, f"/schedules/{schedule}{rest}", body)
+        for who, schedule in (("alice", "{bobs_schedule}"), ("alice", NOBODY), ("admin", NOBODY))
+        for method, rest, body in (("GET", "", None), ("GET", "/runs", None), ("PATCH", "", {"status": "paused"}), ("DELETE", "", None))
+    ],
+    ("teller", "PATCH", "/schedules/{schedule}", {"status": "paused"}),
+    ("teller", "DELETE", "/schedules/{schedule}", None),
     ("alice", "GET", "/users/{bob}", None),
     ("alice", "GET", f"/users/{NOBODY}", None),
     ("alice", "PUT", "/users/{bob}", {"username": "mallory"}),
@@ -341,15 +468,20 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/accounts/{}/entries",
         "/transactions/{}",
         "/transactions/{}/rollback",
+        "/transactions/batch/{}",
+        "/transactions/{}/capture",
+        "/transactions/{}/void",
         "/users/{}",
         "/nothing/{}",
         "/admin/replays/{}",
+        "/schedules/{}",
+        "/schedules/{}/runs",
     ],
 )
 @pytest.mark.parametrize("malformed", ["x", "1", "%00", "..", "019b2f6e8a0070008000000000000001", "' OR 1=1 --", "é", "x" * 5000])
 def test_a_malformed_id_in_the_path_is_not_found(stage, nothing_written, path, malformed):
     with nothing_written():
-        method = "POST" if path.endswith("rollback") else "GET"
+        method = "POST" if path.endswith(("rollback", "capture", "void")) else "GET"
         check_problem(stage.alice.request(method, path.format(quote(malformed, safe="%"))), 404)
 
 
@@ -360,8 +492,13 @@ QUERIES: dict[str, dict[str, str]] = {
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",
+        "batch_id": "id", "hold_id": "id", "schedule_id": "id",
     },
+    "/transactions/batch/{batch}": {"limit": "limit", "cursor": "cursor", "status": "choice"},
     "/transactions/{transaction}": {},
+    "/schedules": {"limit": "limit", "cursor": "cursor", "user_id": "id", "status": "choice"},
+    "/schedules/{schedule}": {},
+    "/schedules/{schedule}/runs": {"limit": "limit", "cursor": "cursor"},
     "/balances/current": {"limit": "limit", "cursor": "cursor", "account_id": "id", "currency": "currency", "user_id": "id"},
     "/balances/historical?account_id={account}": {"from": "moment", "to": "moment", "interval": "choice"},
     "/balances/historical?from=2026-01-01T00:00:00Z": {"account_id": "id"},
@@ -539,6 +676,8 @@ def test_no_route_takes_a_token_that_is_not_good(app, stage, client, bad_tokens,
                 "transaction_id": stage.transaction,
                 "user_id": stage.alice.id,
                 "replay_id": stage.replay,
+                "batch_id": stage.batch,
+                "schedule_id": stage.schedule,
             }.items():
                 path = path.replace("{" + name + "}", value)
             check_problem(client.open(path, method=method, json={}), 401)

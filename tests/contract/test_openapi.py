@@ -2,12 +2,14 @@
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from bank.db import unit_of_work
+from bank.schedules.jobs import run_due
 from tests.contract.document import Document
 from tests.contract.problems import check_problem
 from tests.proof.conftest import last_position, seal_up_to
@@ -46,8 +48,11 @@ PROMISED = {
     "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
     "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
     "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
-    "transactions_history", "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
-    "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
+    "transactions_capture", "transactions_void", "transactions_history",
+    "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
+    "batches_submit_batch", "batches_get_batch", "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
+    "schedules_create_schedule", "schedules_list_schedules", "schedules_get_schedule", "schedules_list_runs", "schedules_change_schedule",
+    "schedules_delete_schedule",
 }  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def test_operation_ids_are_stable(document):
 
 MONEY = {
     "amount", "to_amount", "balance", "available", "held", "overdraft_limit", "opening", "closing", "credits", "debits",
-    "rolled_back_amount", "min_amount", "max_amount",
+    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount",
 }  # fmt: skip
 
 
@@ -112,9 +117,13 @@ def test_routes_that_move_money_document_their_headers_and_the_dry_run(document)
     for method, path, operation in document.operations():
         if method == "POST" and path.startswith("/api/v1/transactions"):
             parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
-            assert {"Idempotency-Key", "Prefer", "dry_run"} <= parameters.keys(), path
-            assert parameters["Idempotency-Key"]["in"] == parameters["Prefer"]["in"] == "header"
-            assert {"200", "201", "202"} <= operation["responses"].keys(), path
+            assert {"Idempotency-Key", "dry_run"} <= parameters.keys(), path
+            assert parameters["Idempotency-Key"]["in"] == "header"
+            assert {"200", "202"} <= operation["responses"].keys(), path
+            # Nobody holds a connection for a batch: who asked reads how far it is.
+            if not path.endswith("/batch"):
+                assert parameters["Prefer"]["in"] == "header", path
+                assert "201" in operation["responses"], path
 
 
 def test_answers_are_what_the_document_says(app, document, stage, post_all, nothing_written):
@@ -157,7 +166,21 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     rollback = f"{api}/transactions/{{transaction_id}}/rollback"
     check(bob.post(f"/transactions/{moved.json['id']}/rollback?dry_run=true", {"reason": "Returned"}), "POST", rollback, 200)
     check(bob.post(f"/transactions/{moved.json['id']}/rollback", {"amount": "1.00", "reason": "Returned"}), "POST", rollback, 202)
+    held = stage.hold
+    for act, body in (("capture", {"amount": "1.00"}), ("void", {})):
+        for query, status in (("?dry_run=true", 200), ("", 202)):
+            response = alice.post(f"/transactions/{held}/{act}{query}", body)
+            check(response, "POST", f"{api}/transactions/{{transaction_id}}/{act}", status)
     post_all()
+    batch = {"mode": "independent", "transactions": [{"type": "credit", **account}, {"type": "transfer", **transfer, "reference": "A-2"}]}
+    check(alice.post("/transactions/batch?dry_run=true", batch), "POST", f"{api}/transactions/batch", 200)
+    check(alice.post("/transactions/batch", batch), "POST", f"{api}/transactions/batch", 202)
+    post_all()
+    refused = [{"type": "credit", **account}, {"type": "debit", **account, "amount": "1000000.00"}]
+    failed = alice.post("/transactions/batch", {"mode": "atomic", "transactions": refused})
+    post_all()
+    for each in (stage.batch, failed.json["id"]):
+        check(alice.get(f"/transactions/batch/{each}"), "GET", f"{api}/transactions/batch/{{batch_id}}", 200)
     check(alice.get("/transactions/history"), "GET", f"{api}/transactions/history", 200)
     check(alice.get(f"/transactions/{moved.json['id']}"), "GET", f"{api}/transactions/{{transaction_id}}", 200)
     check(alice.get(f"/accounts/{stage.account}/entries"), "GET", f"{api}/accounts/{{account_id}}/entries", 200)
@@ -183,6 +206,19 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     accounts = f"{api}/admin/replays/{{replay_id}}/accounts"
     check(admin.get(f"/admin/replays/{stage.replay}/accounts"), "GET", accounts, 200)
 
+    schedule = {"transfer": transfer, "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "Europe/Prague", "start": "2030-01-31T08:00:00Z"}}
+    check(alice.post("/schedules?dry_run=true", schedule), "POST", f"{api}/schedules", 200)
+    made = alice.post("/schedules", {**schedule, "retry": {"attempts": 2, "delay_seconds": 60}})
+    check(made, "POST", f"{api}/schedules", 201)
+    with app.app_context():
+        assert run_due(datetime.fromisoformat("2030-02-01T08:00:00Z")) == 1
+    one = f"{api}/schedules/{{schedule_id}}"
+    check(alice.get("/schedules"), "GET", f"{api}/schedules", 200)
+    check(alice.get(f"/schedules/{made.json['id']}"), "GET", one, 200)
+    check(alice.get(f"/schedules/{made.json['id']}/runs"), "GET", f"{one}/runs", 200)
+    check(alice.patch(f"/schedules/{made.json['id']}", {"amount": "2.00"}), "PATCH", one, 200)
+    check(alice.request("DELETE", f"/schedules/{made.json['id']}"), "DELETE", one, 204)
+
     elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
     expected = {
         (method, path, int(status))
@@ -190,7 +226,7 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
         if operation["operationId"] not in elsewhere
         for status in operation["responses"]
         # 201 needs somebody who posts while the request waits: see the tests of waiting.
-        if (status.startswith("2") and status != "201") or (method, path, status) == ("POST", f"{api}/accounts", "201")
+        if (status.startswith("2") and status != "201") or (path, status) in ((f"{api}/accounts", "201"), (f"{api}/schedules", "201"))
     }
     assert seen >= expected
 

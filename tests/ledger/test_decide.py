@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank.ledger.decide import AccountState, Command, FailureCode, OriginalState, Posting, Refusal, decide
+from bank.ledger.decide import AccountState, Command, FailureCode, OriginalState, Posting, Refusal, decide, decide_together
 from bank.money import MAX_BALANCE
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -227,3 +227,28 @@ def test_decisions_agree_with_a_plain_model_of_a_ledger(states, script):
     assert sum(state.amount for state in states.values()) == sum(opening.values())
     for name, original in originals.items():
         assert 0 <= original.rolled_back_amount == original.amount - left[name] <= original.amount
+
+
+def test_together_all_are_posted_as_they_would_be_one_after_the_other():
+    commands = [command(name="1"), command("bob", "alice", 150, name="2")]
+    states = {each: account(each, 100) for each in ("alice", "bob")}
+    assert decide_together(commands, states, {}) == decide(commands, {name: replace(state) for name, state in states.items()}, {})
+    assert states == {each: account(each, 100) for each in ("alice", "bob")}
+
+
+def test_together_the_first_refusal_takes_the_others_with_it_and_moves_nothing():
+    originals = {"t0": OriginalState("t0", 50, 0, 2)}
+    commands = [
+        command(amount=60, name="1"),
+        command("bob", "alice", 50, reverses="t0", name="2"),
+        command(amount=100, name="3"),
+        command("alice", "alice", name="4"),
+    ]
+    states = {"alice": account("alice", 100), "bob": account("bob")}
+    outcomes = decide_together(commands, states, originals)
+    refused = FailureCode.BATCH_REFUSED
+    assert outcomes == [
+        Refusal(each, code) for each, code in zip(commands, [refused, refused, FailureCode.INSUFFICIENT_FUNDS, refused], strict=True)
+    ]
+    assert states == {"alice": account("alice", 100), "bob": account("bob")}
+    assert originals == {"t0": OriginalState("t0", 50, 0, 2)}

@@ -37,7 +37,7 @@ def violations(connection: Connection, window: Window | None = None) -> dict[str
 
 def test_books_that_saw_business_violate_nothing(books: Books, superuser: Connection) -> None:
     statuses = superuser.execute(text("SELECT DISTINCT status FROM transactions")).scalars().all()
-    assert set(statuses) == {"completed", "failed", "pending", "rolled_back"}
+    assert set(statuses) == {"completed", "failed", "pending", "rolled_back", "held", "voided"}
     assert violations(superuser) == {}
     window = window_after(superuser, None)
     assert window.first_account <= books.alice < books.bob <= window.last_account
@@ -186,7 +186,46 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
     ),
     "a balance under its limit": (
         "ALTER TABLE balances DROP CONSTRAINT ck_balances_not_under_limit; UPDATE balances SET held = amount + 1 WHERE account_id = :bob",
-        {"balance_is_within_limit": {"bob"}},
+        {"balance_is_within_limit": {"bob"}, "held_is_sum_of_open_holds": {"bob"}},
+    ),
+    "more held than holds reserve": (
+        "UPDATE balances SET held = held + 1 WHERE account_id = :alice",
+        {"held_is_sum_of_open_holds": {"alice"}},
+    ),
+    "a hold that reserves less": (
+        "UPDATE transactions SET held_amount = held_amount - 1 WHERE id = :held",
+        {"held_is_sum_of_open_holds": {"alice"}, "transactions_are_as_events_say": {"held"}},
+    ),
+    "a hold that is called over": (
+        "UPDATE transactions SET held_amount = 0, status = 'completed', completed_at = now() WHERE id = :held",
+        {"held_is_sum_of_open_holds": {"alice"}, "transactions_are_as_events_say": {"held"}},
+    ),
+    "a hold that came back to life": (
+        "UPDATE transactions SET held_amount = 3, status = 'held', completed_at = NULL WHERE id = :captured",
+        {"held_is_sum_of_open_holds": {"alice"}, "transactions_are_as_events_say": {"captured"}},
+    ),
+    "a hold of which more is called captured": (
+        "UPDATE transactions SET captured_amount = captured_amount + 1 WHERE id = :captured",
+        {"captured_is_sum_of_captures": {"captured"}, "transactions_are_as_events_say": {"captured"}},
+    ),
+    "a capture of another hold": (
+        "UPDATE transactions SET captures_id = :voided WHERE id = :capture",
+        {"captured_is_sum_of_captures": {"held", "voided"}, "transactions_are_as_events_say": {"capture"}},
+    ),
+    "a posted transfer that is called a hold": (
+        "UPDATE transactions SET expires_at = now() WHERE id = :transfer",
+        {
+            "transactions_move_their_amount": {"transfer"},
+            "transactions_are_as_events_say": {"transfer"},
+        },
+    ),
+    "a void that is called completed": (
+        "UPDATE transactions SET status = 'completed' WHERE id = :void",
+        {"transactions_move_their_amount": {"void"}, "transactions_are_as_events_say": {"void"}},
+    ),
+    "what became of a hold taken from its stream": (
+        "DELETE FROM events WHERE stream_id = :voided AND version = 3",
+        {"streams_end_where_state_is": {"voided"}, "transactions_are_as_events_say": {"voided"}},
     ),
     "an event taken out of a transaction's stream": (
         "DELETE FROM events WHERE stream_id = :transfer AND version = 1",
@@ -262,9 +301,25 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
             "accounts_are_as_events_say": {"alice"},
         },
     ),
+    "a run that is no schedule's any more": (
+        "UPDATE transactions SET schedule_id = NULL WHERE id = :scheduled",
+        {"scheduled_are_as_events_say": {"scheduled"}},
+    ),
+    "a transaction that no schedule made": (
+        "UPDATE transactions SET schedule_id = (SELECT id FROM schedules) WHERE id = :transfer",
+        {"scheduled_are_as_events_say": {"transfer"}},
+    ),
+    "a run of another schedule": (
+        "UPDATE transactions SET schedule_id = gen_random_uuid() WHERE id = :scheduled",
+        {"scheduled_are_as_events_say": {"scheduled"}},
+    ),
     "a transaction that has waited for long": (
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
         {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
+    ),
+    "a transaction taken out of its batch": (
+        "UPDATE transactions SET batch_id = NULL, batch_index = NULL WHERE batch_id = :batch AND batch_index = 1",
+        {"transactions_are_as_events_say": {"second"}, "batches_are_as_events_say": {"batch"}},
     ),
 }
 
@@ -289,9 +344,13 @@ CHANGED = {
             "created_at = created_at - interval '1 microsecond'",
             "completed_at = completed_at + interval '1 microsecond'",
             "rolled_back_amount = rolled_back_amount + 1",
+            "batch_id = gen_random_uuid(), batch_index = 0",
             "status = 'rolled_back'",
         ),
-        "failed": ("failure_code = 'account_frozen'",),
+        "failed": ("failure_code = 'account_frozen'", "captures_id = id", "voids_id = id"),
+        "held": ("expires_at = expires_at + interval '1 microsecond'",),
+        "voided": ("status = 'completed'", "completed_at = completed_at + interval '1 microsecond'"),
+        "void": ("status = 'pending'", "completed_at = NULL"),
     },
     "accounts_are_as_events_say": {
         "carol": (
@@ -302,6 +361,14 @@ CHANGED = {
             "created_at = created_at - interval '1 microsecond'",
         ),
         "alice": ("is_default = false",),
+    },
+    "batches_are_as_events_say": {
+        "batch": (
+            "user_id = gen_random_uuid()",
+            "mode = 'atomic'",
+            "items = items + 1",
+            "created_at = created_at - interval '1 microsecond'",
+        ),
     },
 }
 for _check, _of in CHANGED.items():
@@ -321,7 +388,8 @@ DAMAGE |= {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
-    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "pending")}
+    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "scheduled",
+                                                   "pending", "held", "capture", "captured", "voided", "void")}  # fmt: skip
 
     def entries(condition: str) -> list[str]:
         query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"
@@ -335,6 +403,9 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
         "all of alice's": entries("account_id = :alice"),
         "from the transfer on": entries(
             "version >= (SELECT version FROM entries t WHERE t.account_id = e.account_id AND transaction_id = :transfer)"
+        ),
+        "second": list(
+            superuser.execute(text("SELECT id::text FROM transactions WHERE batch_id = :batch AND batch_index = 1"), ids).scalars()
         ),
         "lane": [f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}"],
     }
@@ -470,8 +541,8 @@ def test_a_window_of_events_that_tell_of_no_transaction_keeps_to_its_size(superu
 def test_a_bank_without_transactions_has_a_window_all_the_same(superuser: Connection) -> None:
     for table in ("transactions", "entries", "daily_balances"):
         superuser.execute(text(f"DELETE FROM {table}"))
-    superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%'"))
-    superuser.execute(text("UPDATE balances SET amount = 0, version = 0"))
+    superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%' OR type LIKE 'Hold%'"))
+    superuser.execute(text("UPDATE balances SET amount = 0, held = 0, version = 0"))
     assert violations(superuser, window_after(superuser, None)) == {}
     for table in ("events", "accounts", "balances"):
         superuser.execute(text(f"DELETE FROM {table}"))

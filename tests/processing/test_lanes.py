@@ -52,7 +52,7 @@ def submit(connection: Connection, person: Person, account_id: str) -> str:
         effective_at=None,
     )
     transaction_id = new_id()
-    store.submit(connection, transaction_id, event, Origin(actor_id=person.id), None)
+    store.submit(connection, transaction_id, event, "transaction.debit", Origin(actor_id=person.id), None)
     return transaction_id
 
 

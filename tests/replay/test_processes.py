@@ -83,4 +83,4 @@ def test_a_worker_takes_no_other_word(environ: Mapping[str, str], tmp_path: Path
     with Bank(environ, tmp_path, web_workers=1, workers=0, scheduler=False) as bank:
         wrong = bank.add("worker-wrong", "worker.py", "fast")
         assert wrong.child.wait(30) == 1
-        assert "worker.py [slow]" in wrong.log.read_text()
+        assert "worker.py [batch | slow]" in wrong.log.read_text()

@@ -10,7 +10,6 @@ import pytest
 from bank.processing.queue import bells
 from bank.transactions.waiting import waiters
 from bank.web.context import new_id
-from tests.contract.document import Document
 
 
 def body(who, amount="1.00"):
@@ -18,11 +17,6 @@ def body(who, amount="1.00"):
 
 
 WAIT = {"Prefer": "wait=20"}
-
-
-@pytest.fixture(scope="module")
-def document(app):
-    return Document(app.test_client().get("/openapi.json").json)
 
 
 def test_a_posted_transaction_is_answered_201(alice, bob, funded, workers, document):

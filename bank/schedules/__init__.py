@@ -1,0 +1,1 @@
+"""Standing orders: transfers that are made again and again, or once at a time to come."""

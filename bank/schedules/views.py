@@ -1,0 +1,124 @@
+"""`/schedules`: transfers that are made again and again, or at a time to come."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Response
+
+from bank.auth.guard import login_required, origin, principal
+from bank.errors import Forbidden
+from bank.schedules import schemas, service
+from bank.transactions import parties
+from bank.transactions.schemas import DryRun
+from bank.transactions.service import Asked
+from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key
+from bank.users.models import Role
+from bank.web import paging
+from bank.web.api import Blueprint
+from bank.web.body import json_response
+from bank.web.conditional import ETAG, IF_MATCH, resource
+
+blp = Blueprint("schedules", __name__, url_prefix="/api/v1/schedules", description="Transfers that are made again and again.")
+
+_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+
+_LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The schedule."}}
+
+
+def _whose_to_read() -> str | None:
+    """None for staff, who may read every schedule; else the caller's id."""
+    return principal().id if principal().role == Role.CUSTOMER else None
+
+
+def _whose_to_change() -> str | None:
+    """As for transfers: an admin anybody's, everybody else their own."""
+    return None if principal().role == Role.ADMIN else principal().id
+
+
+@blp.route("", methods=["POST"])
+@login_required(*_MOVERS)
+@blp.arguments(schemas.CreateSchedule())
+@blp.arguments(DryRun(), location="query")
+@blp.doc(parameters=[IDEMPOTENCY_KEY])
+@blp.response(201, schemas.ScheduleWithNextRuns, headers={**_LOCATION, **ETAG, **REPLAYED})
+@blp.alt_response(200, schema=schemas.ScheduleWithNextRuns, description="With `dry_run`: what would be made.")
+@blp.problem(404, "What the transfer names is not there, or not yours.")
+def create_schedule(body: dict[str, Any], query: dict[str, Any]) -> Response:
+    """Schedule a transfer, once or by a rule
+
+    From an account of the caller's; admins from any. Who receives it is looked up now. Each run is a transaction of its own, with
+    this schedule's id.
+    """
+    asked = Asked(idempotency_key(), 0)
+    intent = parties.transfer(principal(), body["transfer"])
+    timing, policy, name = service.timing_of(body), service.Policy(body["misfire"], **body.get("retry", {})), body.get("name")
+    if query.get("dry_run") == "true":
+        return json_response(service.preview(intent, timing, policy, name, origin()))
+    answer = service.create(intent, timing, policy, name, body, origin(), asked)
+    headers = {"Location": f"/api/v1/schedules/{answer.made_id}"} | ({"Idempotent-Replayed": "true"} if answer.replayed else {})
+    response = Response(answer.body, status=answer.status, mimetype="application/json", headers=headers)
+    response.set_etag("1")
+    return response
+
+
+@blp.route("", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.ScheduleQuery(), location="query")
+@blp.response(200, schemas.SchedulePage, headers=paging.LINK)
+def list_schedules(query: dict[str, Any]) -> Response:
+    """List schedules, newest first: those of the caller's accounts, or anybody's for staff"""
+    owner_id = _whose_to_read()
+    if "user_id" in query:
+        if owner_id not in (None, query["user_id"]):
+            raise Forbidden("Only staff may name a user.")
+        owner_id = query["user_id"]
+    rows = service.search(owner_id, query.get("status"), paging.after(query), query["limit"])
+    return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
+
+
+@blp.route("/<uuid:schedule_id>", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG)
+@blp.problem(404, "Not there, or not yours.")
+def get_schedule(schedule_id: UUID) -> Response:
+    """Read one schedule with its next five runs"""
+    schedule = service.get(str(schedule_id), _whose_to_read())
+    return resource(service.present_one(schedule), service.etag(schedule))
+
+
+@blp.route("/<uuid:schedule_id>/runs", methods=["GET"])
+@login_required()
+@blp.arguments(paging.PageSchema(), location="query")
+@blp.response(200, schemas.RunPage, headers=paging.LINK)
+@blp.problem(404, "Not there, or not yours.")
+def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
+    """List the runs of a schedule, newest first, with what became of each"""
+    rows = service.runs(str(schedule_id), _whose_to_read(), paging.after(query), query["limit"])
+    return paging.page(query, rows, [row["due_at"] for row in rows])
+
+
+@blp.route("/<uuid:schedule_id>", methods=["PATCH"])
+@login_required(*_MOVERS)
+@blp.arguments(schemas.ChangeSchedule())
+@blp.doc(parameters=[IF_MATCH])
+@blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG)
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(409, "`schedule_over`: it is deleted, or had its last run and was given no new timing.")
+def change_schedule(body: dict[str, Any], schedule_id: UUID) -> Response:
+    """Pause a schedule, let it go on, or change it
+
+    What lies in a pause is never run.
+    """
+    changed = service.change(str(schedule_id), _whose_to_change(), body, origin())
+    return resource(service.present_one(changed), service.etag(changed))
+
+
+@blp.route("/<uuid:schedule_id>", methods=["DELETE"])
+@login_required(*_MOVERS)
+@blp.doc(parameters=[IF_MATCH])
+@blp.response(204)
+@blp.problem(404, "Not there, or not yours.")
+def delete_schedule(schedule_id: UUID) -> Response:
+    """End a schedule for good; its history stays"""
+    service.delete(str(schedule_id), _whose_to_change(), origin())
+    return Response(status=204)

@@ -1,0 +1,209 @@
+"""What a tick makes of what is due: each run once, in order, with its history."""
+
+import pytest
+
+from bank.users.models import Role
+from tests.schedules.conftest import create, history, monthly
+
+
+def balance(who, account_id):
+    return who.get(f"/accounts/{account_id}").json["balance"]
+
+
+@pytest.fixture
+def accounts(alice, bob, funded):
+    return funded(alice, "1000.00"), funded(bob, None)
+
+
+def test_a_year_of_a_monthly_schedule_is_twelve_transfers_on_the_last_days(alice, bob, accounts, run, rows):
+    ours, theirs = accounts
+    schedule = create(alice, monthly(theirs, name="Rent"))
+    assert [each["local"] for each in schedule["next_runs"]] == [
+        "2030-01-31T09:00:00+01:00", "2030-02-28T09:00:00+01:00", "2030-03-31T09:00:00+02:00",
+        "2030-04-30T09:00:00+02:00", "2030-05-31T09:00:00+02:00",
+    ]  # fmt: skip
+    assert run("2030-01-31T07:59:59Z") == 0
+    assert run("2030-12-31T23:00:00Z") > 0
+    found = history(alice, schedule)
+    assert [each["due_at"][:10] for each in found] == [
+        "2030-01-31", "2030-02-28", "2030-03-31", "2030-04-30", "2030-05-31", "2030-06-30",
+        "2030-07-31", "2030-08-31", "2030-09-30", "2030-10-31", "2030-11-30", "2030-12-31",
+    ]  # fmt: skip
+    assert {(each["status"], each["attempts"]) for each in found} == {("completed", 1)}
+    assert (balance(alice, ours), balance(bob, theirs)) == ("880.00", "120.00")
+    after = alice.get(f"/schedules/{schedule['id']}").json
+    assert (after["status"], after["next_run_at"], after["version"]) == ("active", "2031-01-31T08:00:00.000000Z", 13)
+
+    one = alice.get(f"/transactions/{found[0]['transaction_id']}").json
+    assert (one["schedule_id"], one["type"], one["amount"], one["status"]) == (schedule["id"], "transfer", "10.00", "completed")
+    listed = alice.get(f"/transactions/history?schedule_id={schedule['id']}").json["data"]
+    assert [each["id"] for each in listed] == [each["transaction_id"] for each in found[::-1]]
+    [(actor, request)] = rows("SELECT actor_id::text, request_id FROM transactions WHERE id = CAST(:id AS uuid)", id=one["id"])
+    assert (actor, request) == (alice.id, f"schedule/{schedule['id']}/2030-01-31T08:00:00.000000Z/1")
+
+
+def test_a_single_run_finishes_its_schedule(alice, bob, accounts, run):
+    ours, _ = accounts
+    body = {
+        "transfer": {"from_account_id": ours, "to_username": bob.username, "amount": "5", "currency": "USD"},
+        "run_at": "2031-05-05T05:05:05Z",
+    }
+    schedule = create(alice, body)
+    assert (schedule["recurrence"], schedule["next_runs"]) == (
+        None,
+        [{"at": "2031-05-05T05:05:05.000000Z", "local": "2031-05-05T05:05:05+00:00"}],
+    )
+    assert run("2031-05-05T05:05:05Z") > 0
+    assert [each["status"] for each in history(alice, schedule)] == ["completed"]
+    after = alice.get(f"/schedules/{schedule['id']}").json
+    assert (after["status"], after["next_run_at"], after["next_runs"]) == ("finished", None, [])
+    assert run("2099-01-01T00:00:00Z") == 0
+
+
+def test_count_and_until_end_a_schedule_after_their_last_run(alice, accounts, run):
+    counted = create(alice, monthly(accounts[1], rrule="FREQ=DAILY;COUNT=3"))
+    limited = create(alice, monthly(accounts[1], rrule="FREQ=DAILY;UNTIL=20300201T080000Z"))
+    run("2031-01-01T00:00:00Z")
+    assert [each["due_at"][:10] for each in history(alice, counted)] == ["2030-01-31", "2030-02-01", "2030-02-02"]
+    assert [each["due_at"][:10] for each in history(alice, limited)] == ["2030-01-31", "2030-02-01"]
+    assert {alice.get(f"/schedules/{each['id']}").json["status"] for each in (counted, limited)} == {"finished"}
+
+
+def test_missed_runs_are_each_made_up_for_or_each_skipped(alice, accounts, run):
+    caught_up = create(alice, monthly(accounts[1], rrule="FREQ=DAILY", amount="1.00"))
+    skipped = create(alice, monthly(accounts[1], rrule="FREQ=DAILY", amount="1.00", misfire="skip"))
+    # Five minutes late is what a restart takes.
+    run("2030-02-24T08:05:00Z")
+    assert [(each["status"], each["attempts"]) for each in history(alice, caught_up)] == [("completed", 1)] * 25
+    late = history(alice, skipped)
+    assert [(each["status"], each["attempts"], each["transaction_id"]) for each in late[:24]] == [("skipped", 0, None)] * 24
+    assert late[24]["status"] == "completed"
+    run("2030-02-25T08:05:01Z")
+    assert [each["status"] for each in history(alice, skipped)][24:] == ["completed", "skipped"]
+    assert history(alice, caught_up)[25]["status"] == "completed"
+
+
+def test_what_lies_in_a_pause_is_never_run(alice, accounts, run):
+    schedule = create(alice, monthly(accounts[1]))
+    path = f"/schedules/{schedule['id']}"
+    paused = alice.patch(path, {"status": "paused"})
+    assert (paused.json["status"], paused.json["next_run_at"], paused.json["next_runs"]) == ("paused", None, [])
+    assert run("2030-04-01T00:00:00Z") == 0
+    resumed = alice.patch(path, {"status": "active"}).json
+    # By the database's clock, which is not so far yet.
+    assert (resumed["status"], resumed["next_run_at"]) == ("active", "2030-01-31T08:00:00.000000Z")
+
+
+def test_a_clock_that_was_set_back_runs_nothing_twice(alice, accounts, run):
+    schedule = create(alice, monthly(accounts[1], rrule="FREQ=DAILY"))
+    run("2030-02-03T08:00:00Z")
+    changed = alice.patch(f"/schedules/{schedule['id']}", {"recurrence": monthly("", rrule="FREQ=DAILY;INTERVAL=2")["recurrence"]}).json
+    assert changed["next_run_at"] == "2030-02-04T08:00:00.000000Z"
+    run("2030-02-06T08:00:00Z")
+    assert [each["due_at"][8:10] for each in history(alice, schedule)] == ["31", "01", "02", "03", "04", "06"]
+
+
+def test_a_failed_run_is_tried_again_until_it_does_or_its_tries_are_used_up(alice, bob, funded, run):
+    ours, theirs = funded(alice, "15.00"), funded(bob, None)
+    retry = {"attempts": 3, "delay_seconds": 3600}
+    schedule = create(alice, monthly(theirs, retry=retry))
+    run("2030-01-31T08:00:00Z")
+    run("2030-02-28T08:00:00Z")
+    first, second = history(alice, schedule)
+    assert (first["status"], second["status"], second["failure_code"]) == ("completed", "retrying", "insufficient_funds")
+    assert (second["attempts"], second["next_attempt_at"]) == (1, "2030-02-28T09:00:00.000000Z")
+    assert run("2030-02-28T08:59:59Z") == 0
+    run("2030-02-28T09:00:00Z")
+    again = history(alice, schedule)[1]
+    assert (again["status"], again["attempts"], again["next_attempt_at"]) == ("retrying", 2, "2030-02-28T10:00:00.000000Z")
+    assert again["transaction_id"] != second["transaction_id"]
+    alice.post("/transactions/credit", {"account_id": ours, "amount": "10.00", "currency": "USD"})
+    run("2030-02-28T10:00:00Z")
+    done = history(alice, schedule)[1]
+    assert (done["status"], done["attempts"], done["failure_code"], done["next_attempt_at"]) == ("completed", 3, None, None)
+    assert balance(bob, theirs) == "20.00"
+    # Three transactions for this run, of which one was posted.
+    found = alice.get(f"/transactions/history?schedule_id={schedule['id']}").json["data"]
+    assert [each["status"] for each in found] == ["completed", "failed", "failed", "completed"]
+
+    for at in ("2030-03-31T07:00:00Z", "2030-03-31T08:00:00Z", "2030-03-31T09:00:00Z", "2030-03-31T10:00:00Z"):
+        run(at)
+    last = history(alice, schedule)[2]
+    assert (last["status"], last["attempts"], last["failure_code"]) == ("failed", 3, "insufficient_funds")
+
+
+def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
+    funded(alice, None)
+    schedule = create(alice, monthly(funded(bob, None), retry={"attempts": 5, "delay_seconds": 60}))
+    run("2030-01-31T08:00:00Z")
+    assert history(alice, schedule)[0]["status"] == "retrying"
+    assert alice.request("DELETE", f"/schedules/{schedule['id']}").status_code == 204
+    run("2030-01-31T09:00:00Z")
+    assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("failed", 1)]
+    assert alice.get(f"/schedules/{schedule['id']}").json["status"] == "deleted"
+
+
+def test_accounts_that_were_closed_or_frozen_since_fail_the_run(alice, teller, accounts, run):
+    schedule = create(alice, monthly(accounts[1]))
+    assert teller.patch(f"/accounts/{accounts[1]}", {"status": "frozen"}).status_code == 200
+    run("2030-01-31T08:00:00Z")
+    assert teller.patch(f"/accounts/{accounts[1]}", {"status": "closed"}).status_code == 200
+    run("2030-02-28T08:00:00Z")
+    assert [(each["status"], each["failure_code"]) for each in history(alice, schedule)] == [
+        ("failed", "account_frozen"),
+        ("failed", "account_closed"),
+    ]
+
+
+def test_who_may_not_any_more_fails_the_run_without_a_transaction(alice, carol, admin, person, accounts, run):
+    theirs = accounts[1]
+    second_admin = person("admin", Role.ADMIN)
+    of_alice = create(alice, monthly(theirs))
+    for_alice = create(
+        second_admin, monthly(theirs, amount="1.00") | {"transfer": {"from_account_id": accounts[0], **monthly(theirs)["transfer"]}}
+    )
+    assert (for_alice["user_id"], for_alice["created_by"]) == (alice.id, second_admin.id)
+
+    def now(who, **changes):
+        assert admin.request("PUT", f"/users/{who.id}", json=changes).status_code == 200
+
+    now(second_admin, role="teller")
+    run("2030-01-31T08:00:00Z")
+    now(alice, status="frozen")
+    run("2030-02-28T08:00:00Z")
+    now(alice, status="active")
+    now(second_admin, role="admin")
+    run("2030-03-31T08:00:00Z")
+    now(second_admin, role="auditor")
+    run("2030-04-30T08:00:00Z")
+
+    def told(schedule):
+        return [(each["status"], each["failure_code"], each["transaction_id"] is None) for each in history(admin, schedule)]
+
+    paid, frozen, forbidden = ("completed", None, False), ("failed", "user_frozen", True), ("failed", "forbidden", True)
+    assert told(of_alice) == [paid, frozen, paid, paid]
+    assert told(for_alice) == [forbidden, frozen, paid, forbidden]
+
+
+def test_every_run_and_change_leaves_its_events_and_audit_rows(alice, auditor, accounts, run):
+    schedule = create(alice, monthly(accounts[1], misfire="skip"))
+    run("2030-01-31T08:00:00Z")
+    alice.patch(f"/schedules/{schedule['id']}", {"amount": "12.00"})
+    run("2030-03-01T08:00:00Z")
+    alice.request("DELETE", f"/schedules/{schedule['id']}")
+    events = auditor.get(f"/events?stream_id={schedule['id']}").json["data"]
+    assert [(each["version"], each["type"]) for each in events] == [
+        (1, "ScheduleCreated"), (2, "ScheduleRan"), (3, "ScheduleChanged"), (4, "ScheduleSkipped"), (5, "ScheduleChanged"),
+    ]  # fmt: skip
+    assert [each["data"]["next_run_at"] and each["data"]["next_run_at"][:10] for each in events] == [
+        "2030-01-31", "2030-02-28", "2030-02-28", "2030-03-31", None,
+    ]  # fmt: skip
+    audited = auditor.get(f"/audit-logs?entity_type=schedule&entity_id={schedule['id']}").json["data"]
+    assert [(each["action"], each["details"]) for each in audited] == [
+        ("schedule.deleted", {"status": "deleted", "next_run_at": None}),
+        ("schedule.changed", {"amount": 1200}),
+        ("schedule.created", {"amount": 1000, "currency": "USD", "rrule": "FREQ=MONTHLY"}),
+    ]
+    paid = events[1]["data"]["transaction_id"]
+    [row] = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={paid}").json["data"]
+    assert (row["action"], row["actor_id"], row["details"]) == ("transaction.transfer", alice.id, {"amount": 1000, "currency": "USD"})

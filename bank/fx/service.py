@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 from flask import current_app
@@ -16,7 +17,7 @@ from bank.db import reader, unit_of_work
 from bank.errors import NotFound, QuoteExpired, QuoteUsed, RateUnavailable, Unprocessable
 from bank.events.types import Origin
 from bank.fx.provider import DayOfRates
-from bank.money import MAX_MINOR, currencies, exchanged, format_amount, nearest, plain
+from bank.money import MAX_MINOR, currencies, exchanged, exponent, format_amount, nearest, plain
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 
@@ -124,8 +125,35 @@ def agree(minor: int, currency: str, to_currency: str, price: Price) -> Agreed:
     exact = exchanged(minor, currency, to_currency, price.rate)
     to_amount = nearest(exact)
     if not 1 <= to_amount <= MAX_MINOR:
-        raise Unprocessable.at("/amount", f"Is {'less than a minor unit' if to_amount < 1 else 'past the range of the ledger'} in {to_currency}.")
+        raise Unprocessable.at(
+            "/amount", f"Is {'less than a minor unit' if to_amount < 1 else 'past the range of the ledger'} in {to_currency}."
+        )
     return Agreed(to_amount, to_currency, plain(price.rate), plain(exact - to_amount))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """An exchange that was made: amounts in minor units of the currency beside each."""
+
+    amount: int
+    currency: str
+    to_amount: int
+    to_currency: str
+    rate: str
+
+
+def take_back(made: Exchanged, part: int, given: int, taken: int) -> tuple[int, Agreed]:
+    """What is taken in minor units of `to_currency` for giving `part` minor units of `currency` back, at the rate it was made at.
+
+    `given` was given back before and `taken` was taken for it. The share is of all that is given back so far, less what was taken, so
+    that parts add up to exactly what was exchanged. The remainder that is agreed on is what the original's changes by, and of all parts
+    together its opposite. More than the original is the ledger's to refuse. Raises Unprocessable where nothing would be taken.
+    """
+    share = made.to_amount if part > made.amount else nearest(Fraction(made.to_amount * (given + part), made.amount)) - taken
+    if share < 1:
+        raise Unprocessable.at("/amount", f"Is less than a minor unit in {made.to_currency}.")
+    exact = exchanged(part, made.currency, made.to_currency, Decimal(made.rate))
+    return share, Agreed(part, made.currency, made.rate, plain(share - exact))
 
 
 _KEEP_QUOTE = text(
@@ -289,3 +317,42 @@ def record(source: str, days: Sequence[DayOfRates]) -> None:
 def _array(values: Iterable[str]) -> str:
     """A PostgreSQL array literal of codes, days and numbers, none of which needs quoting."""
     return "{" + ",".join(values) + "}"
+
+
+# The bank's own accounts are few, and the index on the user finds them by having none.
+_POSITIONS = text(
+    """
+    SELECT b.currency, CAST(sum(b.amount) AS bigint) AS amount, sum(b.remainder) AS remainder
+      FROM balances b JOIN accounts a ON a.id = b.account_id
+     WHERE b.user_id IS NULL AND a.kind = 'position' GROUP BY 1 ORDER BY 1
+    """
+)
+
+
+def position() -> dict[str, Any]:
+    """What exchanges have left the bank with in each currency, and what it is worth in euro today, as the API shows it.
+
+    A position above zero is money that the bank holds, below zero such as it owes. `value` is None where there is no rate, and
+    `total` leaves it out then.
+    """
+    with reader() as session:
+        rows = session.execute(_POSITIONS).all()
+        today = {row.currency: row.rate for row in _rates(session, [row.currency for row in rows], None)} | {BASE: Decimal(1)}
+    values = {row.currency: _worth(row.amount, row.currency, today.get(row.currency)) for row in rows}
+    return {
+        "base": BASE,
+        "data": [
+            {
+                "currency": row.currency,
+                "position": format_amount(row.amount, row.currency),
+                "remainder": plain(row.remainder.scaleb(-exponent(row.currency))),
+                "value": None if (value := values[row.currency]) is None else format_amount(value, BASE),
+            }
+            for row in rows
+        ],
+        "total": format_amount(sum(value for value in values.values() if value is not None), BASE),
+    }
+
+
+def _worth(minor: int, currency: str, rate: Decimal | None) -> int | None:
+    return None if rate is None else nearest(exchanged(minor, currency, BASE, _RATE.divide(1, rate)))

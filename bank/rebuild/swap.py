@@ -25,6 +25,10 @@ _REPLACED = "replaced"
 # Users stay: a password hash is in no event. Their rows are put right in place.
 _SWAPPED = [table for table in TABLES if table != "users"]
 
+# What is looked at before anything is written, by transfers, ticks and requests about a transaction. The latter's keys to
+# users are checked last.
+_FIRST = ("accounts", "schedules", "transactions")
+
 # Who holds up the swap is not held up by it for long: it gives way and tries again.
 _LOCK_PATIENCE = "250ms"
 _STATEMENT_PATIENCE = "2s"
@@ -101,13 +105,15 @@ def _definitions(connection: Connection) -> _Definitions:
 
 
 def _swap(connection: Connection) -> None:
-    # Drains first: while none runs, nobody else holds locks for long. They skip a lane that is taken. Then the log, which
-    # everybody writes to who changes a projection; and what refers before what it refers to, since keys are checked last.
+    # Drains first: while none runs, nobody else holds locks for long. They skip a lane that is taken.
     connection.exec_driver_sql("SELECT FROM lanes ORDER BY lane FOR UPDATE")
-    connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     had = _definitions(connection)
+    # Then in the order in which a request comes by: idempotency keys, parties, and at the end the log, which everybody writes to who
+    # changes a projection. Who is past the first of these finishes, and who comes waits there, holding nothing that is wanted here.
     referring = sorted({table for table, _, _ in had.foreign})
-    connection.exec_driver_sql(f"LOCK TABLE {', '.join([*reversed(TABLES), *referring])} IN ACCESS EXCLUSIVE MODE")
+    tables = [*referring, *_FIRST, *(table for table in TABLES if table not in _FIRST)]
+    connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+    connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     shadow.apply(connection, connection.exec_driver_sql("SELECT COALESCE(max(position), 0) FROM events").scalar_one())
     shadow.close(connection)
     for statement in _USERS:

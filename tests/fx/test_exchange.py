@@ -293,7 +293,8 @@ def test_the_position_is_what_all_exchanges_left_and_what_it_is_worth(app, telle
     with app.app_context(), reader() as session:
         rows = session.execute(
             text(
-                "SELECT type, amount, currency, to_amount, to_currency, rate FROM transactions WHERE rate IS NOT NULL AND status <> 'failed'"
+                """SELECT type, amount, currency, to_amount, to_currency, rate FROM transactions
+                    WHERE rate IS NOT NULL AND status <> 'failed'"""
             )
         ).all()
     left_over = Decimal(0)

@@ -419,8 +419,8 @@ DAMAGE |= {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
-    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "scheduled", "exchanged",
-                                                   "pending", "held", "capture", "captured", "voided", "void")}  # fmt: skip
+    ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "scheduled",
+                                                   "pending", "held", "capture", "captured", "voided", "void", "exchanged")}  # fmt: skip
 
     def entries(condition: str) -> list[str]:
         query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"

@@ -218,6 +218,8 @@ class ScheduleCreated(Happened):
     to_account_id: str
     amount: int
     currency: str
+    # What arrives, at the rate of the day of each run; None: the same.
+    to_currency: str | None
     description: str | None
     reference: str | None
     metadata: dict[str, Any] | None

@@ -59,6 +59,7 @@ class Agreed:
 class Price:
     """The rate of a day for a customer, what it would be without the spread, and the day: the older of the two rates'."""
 
+    to_currency: str
     rate: Decimal
     mid_rate: Decimal
     day: date
@@ -111,17 +112,19 @@ def price(session: Session, currency: str, to_currency: str) -> Price:
         raise RateUnavailable(f"No rate of {missing[0]} was published for the last {config.fx_max_age_days} days.")
     away, to = (found[each].rate if each != BASE else Decimal(1) for each in (currency, to_currency))
     return Price(
+        to_currency=to_currency,
         rate=_RATE.divide(to * (_WHOLE_RATE - config.fx_spread), away * _WHOLE_RATE),
         mid_rate=_RATE.divide(to, away),
         day=min(row.day for row in found.values()),
     )
 
 
-def agree(minor: int, currency: str, to_currency: str, price: Price) -> Agreed:
+def agree(minor: int, currency: str, price: Price) -> Agreed:
     """What `minor` minor units of `currency` become at this price.
 
     Raises Unprocessable when that is nothing at all, or more than the ledger takes.
     """
+    to_currency = price.to_currency
     exact = exchanged(minor, currency, to_currency, price.rate)
     to_amount = nearest(exact)
     if not 1 <= to_amount <= MAX_MINOR:
@@ -174,7 +177,7 @@ def quote(user_id: str, minor: int, currency: str, to_currency: str) -> dict[str
     config: Config = current_app.config["BANK"]
     with unit_of_work() as session:
         today = price(session, currency, to_currency)
-        agreed = agree(minor, currency, to_currency, today)
+        agreed = agree(minor, currency, today)
         row = session.execute(
             _KEEP_QUOTE,
             {

@@ -165,7 +165,7 @@ def _agreed(directory: Directory, caller: Principal, source: Party, body: Mappin
     if source.currency != currency:
         raise CurrencyMismatch
     if "quote_id" not in body:
-        return fx.agree(minor, currency, to_currency, directory.price(currency, to_currency))
+        return fx.agree(minor, currency, directory.price(currency, to_currency))
     try:
         return fx.use_quote(directory.session, body["quote_id"], caller.id, minor, currency, body.get("to_currency"))
     except NotFound as error:

@@ -62,6 +62,7 @@ def upgrade() -> None:
     op.add_column("balances", sa.Column("remainder", sa.Numeric(), server_default="0", nullable=False))
     op.add_column("transactions", sa.Column("remainder", sa.Text(), nullable=True))
     op.add_column("transactions", sa.Column("quote_id", sa.Uuid(as_uuid=False), nullable=True))
+    op.add_column("schedules", sa.Column("to_currency", sa.Text(), nullable=True))
     op.create_check_constraint(
         op.f("ck_transactions_exchange"),
         "transactions",
@@ -72,6 +73,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Fails where money was exchanged: the older schema has no place for the bank's positions."""
     op.drop_constraint(op.f("ck_transactions_exchange"), "transactions", type_="check")
+    op.drop_column("schedules", "to_currency")
     op.drop_column("transactions", "quote_id")
     op.drop_column("transactions", "remainder")
     op.drop_column("balances", "remainder")

@@ -72,7 +72,8 @@ _FILL = (
     """INSERT INTO fx_rates (currency, day, revision, rate, source)
        SELECT 'U' || chr(65 + c %% 26) || chr(65 + c / 26), date '1999-01-01' + d, 0, 1, 'ecb'
          FROM generate_series(0, 29) c, generate_series(0, 10000) d""",
-    """INSERT INTO fx_quotes (id, user_id, amount, currency, to_amount, to_currency, rate, mid_rate, spread, rate_day, remainder, expires_at)
+    """INSERT INTO fx_quotes (id, user_id, amount, currency, to_amount, to_currency, rate, mid_rate, spread, rate_day, remainder,
+                              expires_at)
        SELECT gen_random_uuid(), u.id, 1, 'USD', 1, 'EUR', '1', '1', 0, now(), '0', now() FROM users u, generate_series(1, 100000) g""",
     # A replay of every day of a year, of which the last is finished.
     """INSERT INTO replays (id, asked_by, until_position, from_start, status, created_at)

@@ -18,8 +18,8 @@ AMOUNTS = st.integers(1, MAX_MINOR)
 RATES = st.builds(lambda digits, places: Decimal(digits).scaleb(-places), st.integers(1, 10**12 - 1), st.integers(0, 20))
 
 
-def price(rate: Decimal) -> Price:
-    return Price(rate, rate, date(2026, 1, 30))
+def price(to_currency: str, rate: Decimal) -> Price:
+    return Price(to_currency, rate, rate, date(2026, 1, 30))
 
 
 @given(AMOUNTS, CURRENCIES, CURRENCIES, RATES)
@@ -36,7 +36,7 @@ def test_halves_are_rounded_to_the_even_neighbour(exact, whole):
 @given(AMOUNTS, CURRENCIES, CURRENCIES, RATES)
 def test_what_is_booked_and_what_rounding_left_are_the_exact_product(minor, currency, to_currency, rate):
     try:
-        agreed = agree(minor, currency, to_currency, price(rate))
+        agreed = agree(minor, currency, price(to_currency, rate))
     except Unprocessable as error:
         assert error.errors[0]["pointer"] == "/amount"
         assert not 1 <= nearest(exchanged(minor, currency, to_currency, rate)) <= MAX_MINOR

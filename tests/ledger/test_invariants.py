@@ -428,7 +428,15 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
 
     names = {name: [one] for name, one in ids.items()} | {
         "USD": ["USD"],
-        "euros": list(superuser.execute(text("SELECT id::text FROM accounts WHERE kind = 'position' AND currency = 'EUR'")).scalars()),
+        "euros": list(
+            superuser.execute(
+                text(
+                    """SELECT a.id::text FROM entries e JOIN accounts a ON a.id = e.account_id
+                        WHERE e.transaction_id = :exchanged AND a.kind = 'position' AND a.currency = 'EUR'"""
+                ),
+                ids,
+            ).scalars()
+        ),
         "first": entries("account_id = :alice AND version = 1"),
         "last": entries(f"account_id = :alice AND {LAST}"),
         "bob's first": entries("account_id = :bob AND version = 1"),

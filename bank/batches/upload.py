@@ -19,6 +19,7 @@ COLUMNS = (
     "to_username",
     "amount",
     "currency",
+    "to_currency",
     "description",
     "metadata",
     "reference",

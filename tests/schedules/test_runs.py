@@ -1,7 +1,12 @@
 """What a tick makes of what is due: each run once, in order, with its history."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from sqlalchemy import text
+
+from bank.db import unit_of_work
+from bank.schedules import jobs, store
 from bank.users.models import Role
 from tests.schedules.conftest import create, history, monthly
 
@@ -141,6 +146,27 @@ def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     run("2030-01-31T09:00:00Z")
     assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("failed", 1)]
     assert alice.get(f"/schedules/{schedule['id']}").json["status"] == "deleted"
+
+
+def test_a_schedule_that_nobody_understands_any_more_keeps_no_other_from_running(app, alice, accounts, run):
+    broken, whole = create(alice, monthly(accounts[1])), create(alice, monthly(accounts[1]))
+    with app.app_context(), unit_of_work() as session:
+        session.execute(text("UPDATE schedules SET time_zone = 'Gone/Away' WHERE id = :id"), {"id": broken["id"]})
+    assert run("2030-01-31T08:00:00Z") > 0
+    assert [each["status"] for each in history(alice, whole)] == ["completed"]
+    assert history(alice, broken) == []
+
+
+def test_rules_that_take_long_to_look_through_are_left_to_the_next_unit_of_work(alice, accounts, run, monkeypatch):
+    schedules = [create(alice, monthly(accounts[1])) for _ in range(3)]
+    clock, recorded = iter(range(1_000)), []
+    # Each look at the clock is a second later.
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    record = store.record
+    monkeypatch.setattr(store, "record", lambda connection, due, runs: (recorded.append(len(due)), record(connection, due, runs)))
+    run("2030-01-31T08:00:00Z")
+    assert recorded == [1, 1, 1]
+    assert [each["status"] for schedule in schedules for each in history(alice, schedule)] == ["completed"] * 3
 
 
 def test_accounts_that_were_closed_or_frozen_since_fail_the_run(alice, teller, accounts, run):

@@ -1,5 +1,6 @@
 """What a tick makes of what is due: each run once, in order, with its history."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +9,17 @@ from sqlalchemy import text
 from bank.db import unit_of_work
 from bank.schedules import jobs, store
 from bank.users.models import Role
-from tests.schedules.conftest import create, history, monthly
+from tests.processes import wait_until
+from tests.schedules.conftest import create, history, moment, monthly
 
 
 def balance(who, account_id):
     return who.get(f"/accounts/{account_id}").json["balance"]
+
+
+def tick_at(app, now):
+    with app.app_context():
+        return jobs.run_due(moment(now))
 
 
 @pytest.fixture
@@ -135,6 +142,26 @@ def test_a_failed_run_is_tried_again_until_it_does_or_its_tries_are_used_up(alic
         run(at)
     last = history(alice, schedule)[2]
     assert (last["status"], last["attempts"], last["failure_code"]) == ("failed", 3, "insufficient_funds")
+
+
+def test_a_run_that_another_tick_tries_again_at_the_same_moment_is_tried_once(app, alice, bob, funded, run, rows, post_all, monkeypatch):
+    ours, theirs = funded(alice, None), funded(bob, None)
+    schedule = create(alice, monthly(theirs, retry={"attempts": 5, "delay_seconds": 1}))
+    run("2030-01-31T08:00:00Z")
+    alice.post("/transactions/credit", {"account_id": ours, "amount": "100.00", "currency": "USD"})
+    # The statement has begun when the other tick commits, and comes to the row afterwards.
+    late = store._CLAIM_RETRIES.replace("WHERE r.look_at", "WHERE (SELECT pg_sleep(2)) IS NOT NULL AND r.look_at")
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as pool:
+        patched.setattr(store, "_CLAIM_RETRIES", late)
+        second = pool.submit(tick_at, app, "2030-01-31T09:00:00Z")
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        wait_until(lambda: rows(sleeping) == [(1,)], "the second tick has begun", 10)
+        patched.undo()
+        tick_at(app, "2030-01-31T08:00:01Z")
+        second.result()
+    post_all()
+    assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("completed", 2)]
+    assert balance(bob, theirs) == "10.00"
 
 
 def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):

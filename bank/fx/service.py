@@ -358,4 +358,7 @@ def position() -> dict[str, Any]:
 
 
 def _worth(minor: int, currency: str, rate: Decimal | None) -> int | None:
-    return None if rate is None else nearest(exchanged(minor, currency, BASE, _RATE.divide(1, rate)))
+    if rate is None:
+        return None
+    # Exactly, and not by way of a rate that was rounded: positions may be large.
+    return nearest(Fraction(Fraction(exchanged(minor, currency, BASE, Decimal(1))), Fraction(rate)))

@@ -63,7 +63,7 @@ def test_operation_ids_are_stable(document):
 
 MONEY = {
     "amount", "to_amount", "balance", "available", "held", "overdraft_limit", "opening", "closing", "credits", "debits",
-    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount", "value", "total",
+    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount", "value",
 }  # fmt: skip
 
 

@@ -12,14 +12,19 @@ from urllib.error import URLError
 
 import pytest
 from flask import Flask
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from bank.cli.scheduler import Clock, JsonJob
 from bank.config import Config, ConfigError
 from bank.db import db, reader, unit_of_work
 from bank.errors import RateUnavailable, Unavailable
 from bank.fx import jobs, provider, service
 from bank.fx.provider import DayOfRates, EuropeanCentralBank
+from bank.processing.queue import QUEUE, SLOW_QUEUE
 from tests.conftest import Person
 
 FRIDAY = date(2019, 3, 8)
@@ -273,3 +278,15 @@ def test_quotes_that_nobody_used_are_forgotten_after_a_day(context, alice, publi
                 text("SELECT id::text FROM fx_quotes WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": [kept, old, used]}
             ).scalars()
         ) == {kept, used}
+
+
+def test_the_clock_lets_the_slow_worker_fetch_rates(config):
+    # A database of its own, so that no other test finds the ticks.
+    connection = Redis.from_url(config.redis_url, db=9)
+    Clock(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1).enqueue_jobs()
+    waiting = {name: Queue(name, connection=connection, serializer=JSONSerializer).job_ids for name in (QUEUE, SLOW_QUEUE)}
+    assert waiting[SLOW_QUEUE] == ["tick-refresh_rates"]
+    assert "tick-sweep" in waiting[QUEUE]
+    job = Queue(SLOW_QUEUE, connection=connection, serializer=JSONSerializer).fetch_job("tick-refresh_rates")
+    assert job.func is jobs.refresh_rates
+    connection.flushdb()

@@ -22,9 +22,11 @@ from bank.events.types import (
     HoldCaptured,
     HoldExpired,
     HoldVoided,
+    TransactionApproved,
     TransactionCompleted,
     TransactionFailed,
     TransactionHeld,
+    TransactionRejected,
     TransactionSubmitted,
     TransactionVoided,
     UnknownEventError,
@@ -107,7 +109,7 @@ class State:
             for position, kind, schema, stream_id, data in rows:
                 if kind == "TransactionSubmitted" and 1 <= schema <= submitted:
                     self.submitted += 1
-                elif kind == "TransactionCompleted" and schema == completed:
+                elif kind == "TransactionCompleted" and 1 <= schema <= completed:
                     self._post(position, loads(data or "")["entries"])
                 else:
                     self._happen(position, stream_id, types.load(kind, schema, loads(data or "")))
@@ -145,6 +147,10 @@ class State:
                 self._account(position, event.account_id).held += event.amount
             case TransactionVoided():
                 self.voided += 1
+            case TransactionApproved() | TransactionRejected():
+                # An approved hold stays one; all others are completed or failed by the event that follows.
+                self._account(position, event.account_id).held -= event.amount
+                self.open_holds -= event.amount > 0
             case HoldCaptured() | HoldVoided() | HoldExpired():
                 self._account(position, event.account_id).held -= event.amount
                 if not isinstance(event, HoldCaptured) or event.held_amount == 0:

@@ -149,7 +149,7 @@ def _limit(row: Sequence[Any]) -> Limit:
     )
 
 
-_WIDTHS = {Window.HOUR: "1 hour", Window.DAY: "1 day", Window.WEEK: "7 days", Window.MONTH: "1 month"}
+WIDTHS = {Window.HOUR: "1 hour", Window.DAY: "1 day", Window.WEEK: "7 days", Window.MONTH: "1 month"}
 
 # An account's entries are in the order of their times, so a window is a span of versions. What was added up before is moved on by
 # what has left the window since and what has come into it; where nothing was, the whole window is added up. Each entry is
@@ -212,7 +212,7 @@ def policy(connection: Connection, found: Applicable, states: States) -> Policy:
             "accounts": [account for account, _ in windows],
             "versions": [states.accounts[account].version for account, _ in windows],
             "spans": [window.value for _, window in windows],
-            "widths": [_WIDTHS[window] for _, window in windows],
+            "widths": [WIDTHS[window] for _, window in windows],
             "many": _MANY,
         }
         for account, span, amount, count in connection.exec_driver_sql(_USED, parameters):

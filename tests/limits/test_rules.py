@@ -66,7 +66,8 @@ def test_a_rule_denies_what_it_is_true_of(alice, accounts, set_rule, pay, explai
         "transaction.hour >= 0 && transaction.hour <= 23 && transaction.weekday in [1, 2, 3, 4, 5, 6, 7] && transaction.amount == 100",
         "account.balance == 100000 && account.available == 100000 && account.held == 0 && account.overdraft_limit == 0",
         'user.role == "customer" && user.username.startsWith("alice-") && user.age_days == 0 && user.id != transaction.to_user_id',
-        'transaction.currency == "USD" && transaction.hold == false && account.id == transaction.from_account_id && account.currency == "USD"',
+        'transaction.currency == "USD" && transaction.hold == false && account.currency == "USD"',
+        "account.id == transaction.from_account_id && account.id != transaction.to_account_id",
         "size(transaction.to_account_id) == 36 && size(transaction.to_user_id) == 36",
     ],
 )

@@ -25,7 +25,7 @@ _RECORD = text(
        AND (type IN ('TransactionFailed', 'TransactionRolledBack', 'HoldExpired')
             -- Only what limits or rules were asked about is in this version.
             OR (type = 'TransactionHeld' AND schema = 2 AND (data ->> 'review')::boolean)
-            OR (type = 'TransactionCompleted' AND schema = 2 AND data ->> 'checks' LIKE '%"outcome":"flagged"%'))
+            OR (type = 'TransactionCompleted' AND schema = 2 AND data ->> 'checks' LIKE '%"flagged"%'))
      ORDER BY position
     """
 )

@@ -131,13 +131,14 @@ class BatchSubmitted(Happened):
 class TransactionCompleted(Happened):
     """It was posted. `entries` are [account_id, version, amount, balance] each, in minor units.
 
-    Since its second version, `checks` are the limits and rules that were asked before (`bank.limits.checks`); None: there were none.
+    Since its second version, `checks` are the limits and rules that were asked before, [id, version, outcome, known] each
+    (`bank.ledger.decide.Checked`): what they said then, their own events tell. None: there were none.
     """
 
     SCHEMA: ClassVar[int] = 2
 
     entries: tuple[tuple[str, int, int, int], ...]
-    checks: list[dict[str, Any]] | None = None
+    checks: list[list[Any]] | None = None
 
     @classmethod
     def stored(cls, data: Mapping[str, Any]) -> Self:
@@ -154,7 +155,7 @@ class TransactionFailed(Happened):
     SCHEMA: ClassVar[int] = 2
 
     failure_code: str
-    checks: list[dict[str, Any]] | None = None
+    checks: list[list[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class TransactionHeld(Happened):
     account_id: str
     amount: int
     review: bool = False
-    checks: list[dict[str, Any]] | None = None
+    checks: list[list[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from bank.money import MAX_BALANCE
 
@@ -123,9 +123,12 @@ class HoldDraft:
     version: int
 
 
-Checks = tuple[Mapping[str, Any], ...]
-"""What was asked before the decision, in the order in which it was, as it is told later; amounts are minor units. No part of what
-is decided: decisions that differ only in it are equal."""
+Checked = tuple[str, int | None, str, int | str | None]
+"""Something that was asked before the decision: the id and version of a limit or a rule, or `funds` and None; `passed`, `denied`,
+`review` or `flagged`; and what was known then, as minor units that were used or there, a count, or why a rule came to no answer."""
+
+Checks = tuple[Checked, ...]
+"""In the order in which they were asked. No part of what is decided: decisions that differ only in it are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,7 @@ def _apply(
 def _funds(source: AccountState) -> Checks:
     """What there was to spend when it was not enough; a refusal leaves no entry that would tell."""
     available = source.amount - source.held + (source.overdraft_limit or 0)
-    return ({"check": "funds", "available": available, "outcome": "denied"},)
+    return (("funds", None, "denied", available),)
 
 
 def let_go(hold: OriginalState, account: AccountState) -> HoldDraft:

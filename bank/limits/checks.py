@@ -3,14 +3,14 @@
 It is told what applies and what was used before, and keeps that up while commands are decided, so that each sees those before it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-from bank.ledger.decide import AccountState, Command, FailureCode, Outcome, Posting, Refusal, Reservation, Verdict
+from bank.ledger.decide import AccountState, Checked, Command, FailureCode, Outcome, Posting, Refusal, Reservation, Verdict
 
 OUTSIDE = "outside"
 """The counterparty of money that leaves the bank."""
@@ -65,6 +65,7 @@ class Limit:
     kind: LimitKind
     amount: int | None = None
     count: int | None = None
+    # None where nothing is counted.
     window: Window | None = None
     counterparties: frozenset[str] = frozenset()
     opens_at: int | None = None
@@ -86,7 +87,7 @@ class Condition(Protocol):
         ...
 
     def holds(self, values: Any) -> bool:
-        """Whether it is true of these. Raises `unanswered` errors."""
+        """Whether it is true of these. Raises the policy's `unanswered`."""
         ...
 
 
@@ -96,7 +97,6 @@ class Rule:
 
     id: str
     version: int
-    name: str
     effect: Effect
     condition: Condition
 
@@ -137,9 +137,10 @@ class Policy:
 
     `payments` holds those by a customer, by transaction id; the others are not looked at, neither money from the outside nor what
     takes back, captures or lets go. `limits` are those that apply to an account, `together` the accounts whose payments count
-    together with its own, itself included. `used` is what was posted from an account in a window and `open_holds` how many holds
-    it has: what is held counts as used as long as it is, and what is captured from when it is. `now` is when it is decided.
-    `values` makes of a context what conditions are asked about; `unanswered` is the error of one that comes to no answer.
+    together with its own, itself included. `used` is what was posted from an account in each window that is asked for, and
+    `open_holds` how many holds it has: what is held counts as used as long as it is, and what is captured from when it is. `now` is
+    when it is decided. `values` makes of the fields that are read what conditions are asked about; `unanswered` is the error of one
+    that comes to no answer.
     """
 
     now: datetime
@@ -147,10 +148,15 @@ class Policy:
     limits: Mapping[str, Sequence[Limit]]
     together: Mapping[str, Sequence[str]]
     rules: Sequence[Rule]
-    values: Callable[[Mapping[str, Mapping[str, Any]]], Any]
+    values: Callable[[Mapping[tuple[str, str], Any]], Any]
     unanswered: type[Exception]
-    used: dict[tuple[str, Window], Used] = field(default_factory=dict)
+    used: Mapping[str, Mapping[Window, Used]] = field(default_factory=dict)
     open_holds: dict[str, int] = field(default_factory=dict)
+    # The fields that any rule reads, and no others: handing them to the library is most of what a rule costs.
+    _read: Sequence[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read = sorted({each for rule in self.rules for each in rule.condition.fields})
 
     def check(self, command: Command, accounts: Mapping[str, AccountState]) -> Verdict | None:
         """The verdict on a command that the ledger itself has nothing against; None where nothing applies to it.
@@ -161,80 +167,70 @@ class Policy:
         limits = self.limits.get(command.from_account_id, ())
         if payment is None or command.original_id is not None or not (limits or self.rules):
             return None
-        checks = [self._limit(limit, command, payment, accounts) for limit in limits]
-        code = FailureCode.LIMIT_EXCEEDED if any(each["outcome"] == "denied" for each in checks) else None
-        ruled = self._rules(command, payment, accounts[command.from_account_id]) if self.rules else []
-        if code is None and any(each["outcome"] == "denied" for each in ruled):
-            code = FailureCode.RULE_DENIED
-        return Verdict((*checks, *ruled), code, any(each["outcome"] == "review" for each in ruled))
+        code, review = None, False
+        checks: list[Checked] = []
+        for limit in limits:
+            passed, known = self._limit(limit, command, payment, accounts)
+            if not passed:
+                code = FailureCode.LIMIT_EXCEEDED
+            checks.append((limit.id, limit.version, "passed" if passed else "denied", known))
+        if self.rules:
+            for rule, outcome, error in self._rules(command, payment, accounts[command.from_account_id]):
+                if outcome == "denied":
+                    code = code or FailureCode.RULE_DENIED
+                review = review or outcome == "review"
+                checks.append((rule.id, rule.version, outcome, error))
+        return Verdict(tuple(checks), code, review)
 
     def decided(self, outcome: Outcome) -> None:
         """Count what was decided, for the commands behind it."""
-        command = outcome.command
-        if isinstance(outcome, Refusal) or not self.limits.get(command.from_account_id):
+        account_id = outcome.command.from_account_id
+        windows = self.used.get(account_id)
+        if windows is None or isinstance(outcome, Refusal):
             return
-        if isinstance(outcome, Posting):
-            if command.reverses_id is None:
-                for window in Window:
-                    used = self.used.get((command.from_account_id, window))
-                    if used is not None:
-                        used.amount += command.amount
-                        used.count += 1
-            ended = outcome.hold is not None and outcome.hold.held_amount == 0
-            change = -1 if ended else 0
-        else:
+        if not isinstance(outcome, Posting):
             change = 1 if isinstance(outcome, Reservation) else -1
-        self.open_holds[command.from_account_id] = self.open_holds.get(command.from_account_id, 0) + change
+        else:
+            change = -1 if outcome.hold is not None and outcome.hold.held_amount == 0 else 0
+            if outcome.command.reverses_id is None:
+                for used in windows.values():
+                    used.amount += outcome.command.amount
+                    used.count += 1
+        if change:
+            self.open_holds[account_id] = self.open_holds.get(account_id, 0) + change
 
-    def _limit(self, limit: Limit, command: Command, payment: Payment, accounts: Mapping[str, AccountState]) -> dict[str, Any]:
-        told: dict[str, Any] = {"check": "limit", "id": limit.id, "version": limit.version, "scope": limit.scope, "kind": limit.kind}
-        match limit.kind:
-            case LimitKind.SINGLE:
-                told["limit"] = limit.amount
-                passed = command.amount <= (limit.amount or 0)
-            case LimitKind.MINIMUM_BALANCE:
-                account = accounts[command.from_account_id]
-                told |= {"limit": limit.amount, "balance": account.amount - account.held}
-                passed = account.amount - account.held - command.amount >= (limit.amount or 0)
-            case LimitKind.COUNTERPARTIES:
-                to = payment.to_user_id or OUTSIDE
-                passed = to in limit.counterparties or to == payment.payer.id
-            case LimitKind.HOURS:
-                passed = _is_open(limit, self.now)
-            case _:
-                used = self._used(limit, command.from_account_id, accounts)
-                told |= {"window": limit.window}
-                if limit.kind is LimitKind.SUM:
-                    told |= {"limit": limit.amount, "used": used.amount}
-                    passed = used.amount + command.amount <= (limit.amount or 0)
-                else:
-                    told |= {"limit": limit.count, "used": used.count}
-                    passed = used.count < (limit.count or 0)
-        return {**told, "outcome": "passed" if passed else "denied"}
+    def _limit(self, limit: Limit, command: Command, payment: Payment, accounts: Mapping[str, AccountState]) -> tuple[bool, int | None]:
+        """Whether it is kept, and what was used before, or was on the account."""
+        kind, most = limit.kind, limit.amount or 0
+        if kind is LimitKind.SINGLE:
+            return command.amount <= most, None
+        if limit.window is not None:
+            counted = self.together[command.from_account_id] if limit.counts_together else (command.from_account_id,)
+            used = [self.used[each][limit.window] for each in counted]
+            if kind is LimitKind.SUM:
+                amount = sum(each.amount for each in used) + sum(accounts[each].held for each in counted)
+                return amount + command.amount <= most, amount
+            count = sum(each.count for each in used) + sum(self.open_holds.get(each, 0) for each in counted)
+            return count < (limit.count or 0), count
+        if kind is LimitKind.MINIMUM_BALANCE:
+            account = accounts[command.from_account_id]
+            balance = account.amount - account.held
+            return balance - command.amount >= most, balance
+        if kind is LimitKind.COUNTERPARTIES:
+            to = payment.to_user_id or OUTSIDE
+            return to in limit.counterparties or to == payment.payer.id, None
+        return _is_open(limit, self.now), None
 
-    def _used(self, limit: Limit, account_id: str, accounts: Mapping[str, AccountState]) -> Used:
-        total = Used()
-        if limit.window is None:
-            raise AssertionError("A sum or a count has a window.")
-        for each in self.together[account_id] if limit.counts_together else (account_id,):
-            used = self.used[each, limit.window]
-            total.amount += used.amount + accounts[each].held
-            total.count += used.count + self.open_holds.get(each, 0)
-        return total
-
-    def _rules(self, command: Command, payment: Payment, account: AccountState) -> list[dict[str, Any]]:
-        read = {each for rule in self.rules for each in rule.condition.fields}
-        values = self.values(_read(read, command, payment, account, self.now))
-        checks = []
+    def _rules(self, command: Command, payment: Payment, account: AccountState) -> Iterator[tuple[Rule, str, str | None]]:
+        """Each rule with how it came out, and why it came to no answer."""
+        values = self.values({each: _VALUES[each](command, payment, account, self.now) for each in self._read})
         for rule in self.rules:
-            told = {"check": "rule", "id": rule.id, "version": rule.version, "name": rule.name, "effect": rule.effect}
             try:
-                applies = rule.condition.holds(values)
+                applies, why = rule.condition.holds(values), None
             except self.unanswered as error:
                 # A rule that cannot be asked is taken to apply: who wrote it wanted to stop something.
-                applies, told["error"] = True, str(error)[:200]
-            checks.append({**told, "outcome": _OUTCOMES[rule.effect] if applies else "passed"})
-        return checks
+                applies, why = True, str(error)[:200]
+            yield rule, _OUTCOMES[rule.effect] if applies else "passed", why
 
 
 _OUTCOMES = {Effect.DENY: "denied", Effect.REVIEW: "review", Effect.FLAG: "flagged"}
@@ -248,16 +244,6 @@ def _is_open(limit: Limit, now: datetime) -> bool:
     if limit.opens_at < limit.closes_at:
         return limit.opens_at <= minute < limit.closes_at
     return minute >= limit.opens_at or minute < limit.closes_at
-
-
-def _read(
-    read: set[tuple[str, str]], command: Command, payment: Payment, account: AccountState, now: datetime
-) -> Mapping[str, Mapping[str, Any]]:
-    """The values that are read, and no others: handing them to the library is most of what a rule costs."""
-    values: dict[str, dict[str, Any]] = {"transaction": {}, "account": {}, "user": {}}
-    for variable, name in read:
-        values[variable][name] = _VALUES[variable, name](command, payment, account, now)
-    return values
 
 
 _VALUES: dict[tuple[str, str], Callable[[Command, Payment, AccountState, datetime], Any]] = {

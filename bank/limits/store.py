@@ -1,7 +1,7 @@
 """What applies to the payments of one decision, and what was used before: a few statements, whatever the batch size."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from bank.ledger.store import States
 from bank.limits import cel
 from bank.limits.checks import Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used, Window
 
-# All rules that are enabled, in the order in which they were made; and whether there is any limit.
-_RULES = "SELECT id::text, version, name, effect, expression FROM rules WHERE enabled ORDER BY id"
-_ANY_LIMIT = "SELECT EXISTS (SELECT FROM limits)"
+# All rules that are enabled, in the order in which they were made; and for what there are limits, roles, users or accounts.
+_RULES = "SELECT id::text, version, effect, expression FROM rules WHERE enabled ORDER BY id"
+_ANY_LIMIT = """
+    SELECT EXISTS (SELECT FROM limits WHERE role IS NOT NULL), EXISTS (SELECT FROM limits WHERE user_id IS NOT NULL),
+           EXISTS (SELECT FROM limits WHERE account_id IS NOT NULL)
+"""
 
 # Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more.
 _PAYMENTS = """
@@ -28,7 +31,7 @@ _PAYMENTS = """
 _LIMITS = """
     SELECT id::text, version, scope, kind, amount, payments, span, counterparties, opens_at, closes_at, time_zone,
            COALESCE(role, user_id::text, account_id::text), currency
-      FROM limits WHERE role = ANY(%s) OR user_id = ANY(%s::uuid[]) OR account_id = ANY(%s::uuid[]) ORDER BY id
+      FROM limits WHERE role = ANY(%s::text[]) OR user_id = ANY(%s::uuid[]) OR account_id = ANY(%s::uuid[]) ORDER BY id
 """
 
 # The payments of a user's accounts in a currency count together, closed ones' too.
@@ -69,67 +72,75 @@ class _Paying:
 
 def applicable(connection: Connection, commands: Sequence[Command]) -> Applicable | None:
     """What applies to these pending transactions, as it is committed now; None where nobody has set a limit or a rule."""
-    rules, limited = _in_force(connection)
-    if not (rules or limited):
+    rules, scopes = _in_force(connection)
+    if not (rules or scopes):
         return None
     payments, paying = {}, {}
-    for row in connection.exec_driver_sql(_PAYMENTS, ([command.transaction_id for command in commands],)):
+    for row in connection.exec_driver_sql(_PAYMENTS, (_array(command.transaction_id for command in commands),)):
         payer = Payer(*row[8:12])
         payments[row[0]] = Payment(row[3], payer, *row[4:8])
         paying[row[1]] = _Paying(row[1], payer, row[2])
-    return _applicable(connection, payments, rules, list(paying.values()) if limited else [])
+    return _applicable(connection, payments, rules, scopes, list(paying.values()))
 
 
 def applicable_to(connection: Connection, events: Mapping[str, TransactionSubmitted]) -> Applicable | None:
     """The same for transactions that are not there, of which these events would tell, each by the id that its command bears."""
-    rules, limited = _in_force(connection)
-    if not (rules or limited):
+    rules, scopes = _in_force(connection)
+    if not (rules or scopes):
         return None
     asked = {key: event for key, event in events.items() if not (event.reverses_id or event.captures_id or event.voids_id)}
-    users = list({event.from_user_id for event in asked.values()} - {None})
-    payers = {row[0]: Payer(*row) for row in connection.exec_driver_sql(_PAYERS, (users,))}
+    users = {event.from_user_id for event in asked.values() if event.from_user_id is not None}
+    payers = {row[0]: Payer(*row) for row in connection.exec_driver_sql(_PAYERS, (_array(users),))}
     payments, paying = {}, {}
     for key, event in asked.items():
         if event.from_user_id is not None and event.from_account_id is not None:
             payer = payers[event.from_user_id]
             payments[key] = Payment(event.type, payer, event.to_user_id, event.description, event.reference, event.metadata)
             paying[event.from_account_id] = _Paying(event.from_account_id, payer, event.currency)
-    return _applicable(connection, payments, rules, list(paying.values()) if limited else [])
+    return _applicable(connection, payments, rules, scopes, list(paying.values()))
 
 
-def _in_force(connection: Connection) -> tuple[list[Rule], bool]:
+def _in_force(connection: Connection) -> tuple[list[Rule], set[Scope]]:
+    """All rules, and the scopes for which there is any limit."""
     rules = [_rule(row) for row in connection.exec_driver_sql(_RULES)]
-    return rules, bool(connection.exec_driver_sql(_ANY_LIMIT).scalar_one())
+    there = connection.exec_driver_sql(_ANY_LIMIT).one()
+    return rules, {scope for scope, found in zip((Scope.ROLE, Scope.USER, Scope.ACCOUNT), there, strict=True) if found}
 
 
-def _applicable(connection: Connection, payments: Mapping[str, Payment], rules: Sequence[Rule], paying: Sequence[_Paying]) -> Applicable:
+def _applicable(
+    connection: Connection, payments: Mapping[str, Payment], rules: Sequence[Rule], scopes: set[Scope], paying: Sequence[_Paying]
+) -> Applicable:
     """Look up the limits of the accounts that pay, and what counts together for them."""
     limits: dict[str, Sequence[Limit]] = {}
     together: defaultdict[str, list[str]] = defaultdict(list)
-    by_subject: defaultdict[tuple[str, str], list[Limit]] = defaultdict(list)
-    if paying:
+    if scopes and paying:
+        found: defaultdict[tuple[str, str], list[Limit]] = defaultdict(list)
         subjects = (
-            list({each.payer.role for each in paying}),
-            list({each.payer.id for each in paying}),
-            [each.account_id for each in paying],
+            _array({each.payer.role for each in paying} if Scope.ROLE in scopes else ()),
+            _array({each.payer.id for each in paying} if Scope.USER in scopes else ()),
+            _array([each.account_id for each in paying] if Scope.ACCOUNT in scopes else ()),
         )
         for row in connection.exec_driver_sql(_LIMITS, subjects):
-            by_subject[row[11], row[12]].append(_limit(row))
+            found[row[11], row[12]].append(_limit(row))
         for each in paying:
-            found = [limit for subject in (each.payer.role, each.payer.id, each.account_id) for limit in by_subject[subject, each.currency]]
-            if found:
-                limits[each.account_id] = found
+            subjects_of = (each.payer.role, each.payer.id, each.account_id)
+            if own := [limit for subject in subjects_of for limit in found.get((subject, each.currency), ())]:
+                limits[each.account_id] = own
     shared = [each for each in paying if any(limit.counts_together for limit in limits.get(each.account_id, ()))]
     if shared:
-        parameters = ([each.account_id for each in shared], [each.payer.id for each in shared], [each.currency for each in shared])
+        parameters = (
+            _array(each.account_id for each in shared),
+            _array(each.payer.id for each in shared),
+            _array(each.currency for each in shared),
+        )
         for account_id, other in connection.exec_driver_sql(_TOGETHER, parameters):
             together[account_id].append(other)
     return Applicable(payments, rules, limits, together)
 
 
 def _rule(row: Sequence[Any]) -> Rule:
-    rule_id, version, name, effect, expression = row
-    return Rule(rule_id, version, name, Effect(effect), cel.parse(expression))
+    rule_id, version, effect, expression = row
+    return Rule(rule_id, version, Effect(effect), cel.parse(expression))
 
 
 def _limit(row: Sequence[Any]) -> Limit:
@@ -149,16 +160,15 @@ def _limit(row: Sequence[Any]) -> Limit:
     )
 
 
-WIDTHS = {Window.HOUR: "1 hour", Window.DAY: "1 day", Window.WEEK: "7 days", Window.MONTH: "1 month"}
-
 # An account's entries are in the order of their times, so a window is a span of versions. What was added up before is moved on by
 # what has left the window since and what has come into it; where nothing was, the whole window is added up. Each entry is
 # looked at twice in its life, then, however many there are and however often it is asked; of few entries nothing is written.
 _USED = """
 WITH asked AS (
-    SELECT a.account_id, a.version, a.span, %(now)s::timestamptz - a.width AS since
-      FROM unnest(%(accounts)s::uuid[], %(versions)s::bigint[], %(spans)s::text[], %(widths)s::interval[])
-        AS a (account_id, version, span, width)
+    SELECT a.account_id, a.version, a.span, %(now)s::timestamptz - w.width AS since
+      FROM unnest(%(accounts)s::uuid[], %(versions)s::bigint[], %(spans)s::text[]) AS a (account_id, version, span)
+      JOIN (VALUES ('hour', interval '1 hour'), ('day', '1 day'), ('week', '7 days'), ('month', '1 month')) AS w (span, width)
+        ON w.span = a.span
 ), began AS (
     SELECT a.account_id, a.span, a.version, u.first_version, u.last_version, COALESCE(u.amount, 0) AS amount,
            COALESCE(u.count, 0) AS count,
@@ -203,23 +213,26 @@ _OPEN_HOLDS = """
 def policy(connection: Connection, found: Applicable, states: States) -> Policy:
     """What applies, with what was used: the states must hold the accounts that count together too, locked until the decision is
     written. For a decision that is not written nothing needs to be locked."""
-    windows = sorted(_windows(found))
-    used: dict[tuple[str, Window], Used] = {}
+    used: dict[str, dict[Window, Used]] = defaultdict(dict)
+    asked = []
+    for account, window in sorted(_windows(found)):
+        used[account][window] = Used()
+        # Nothing was paid from an account without entries.
+        if states.accounts[account].version:
+            asked.append((account, window))
     open_holds: dict[str, int] = {}
-    if windows:
+    if asked:
         parameters = {
             "now": states.posted_at,
-            "accounts": [account for account, _ in windows],
-            "versions": [states.accounts[account].version for account, _ in windows],
-            "spans": [window.value for _, window in windows],
-            "widths": [WIDTHS[window] for _, window in windows],
+            "accounts": _array(account for account, _ in asked),
+            "versions": _array(str(states.accounts[account].version) for account, _ in asked),
+            "spans": _array(window.value for _, window in asked),
             "many": _MANY,
         }
         for account, span, amount, count in connection.exec_driver_sql(_USED, parameters):
-            used[account, Window(span)] = Used(amount, count)
-        holding = [account for account, _ in windows if states.accounts[account].held]
-        if holding:
-            open_holds = {row[0]: row[1] for row in connection.exec_driver_sql(_OPEN_HOLDS, (holding,))}
+            used[account][Window(span)] = Used(amount, count)
+    if holding := [account for account in used if states.accounts[account].held]:
+        open_holds = {row[0]: row[1] for row in connection.exec_driver_sql(_OPEN_HOLDS, (_array(holding),))}
     return Policy(
         now=states.posted_at,
         payments=found.payments,
@@ -242,3 +255,8 @@ def _windows(found: Applicable) -> set[tuple[str, Window]]:
         if limit.window is not None
         for each in (found.together[account] if limit.counts_together else (account,))
     }
+
+
+def _array(values: Iterable[str]) -> str:
+    """A PostgreSQL array literal, as `bank.ledger.store` has them: of ids, numbers and words, none of which needs quoting."""
+    return "{" + ",".join(values) + "}"

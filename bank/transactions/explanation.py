@@ -7,7 +7,19 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.errors import NotFound
-from bank.events.types import Happened, TransactionCompleted, TransactionFailed, TransactionHeld, TransactionVoided, load
+from bank.events.types import (
+    Happened,
+    LimitSet,
+    RuleSet,
+    TransactionApproved,
+    TransactionCompleted,
+    TransactionFailed,
+    TransactionHeld,
+    TransactionRejected,
+    TransactionVoided,
+    UnknownEventError,
+    load,
+)
 from bank.ledger.decide import FailureCode
 from bank.limits.checks import LimitKind
 from bank.money import format_amount
@@ -34,27 +46,45 @@ _NOT_ASKED = {FailureCode.BATCH_REFUSED, FailureCode.INTERNAL_ERROR}
 _EVENTS = text("SELECT type, schema, data, actor_id::text, recorded_at FROM events WHERE stream_id = CAST(:id AS uuid) ORDER BY version")
 
 
+# A limit or a rule as it was in the version that was asked.
+_ASKED = text(
+    """
+    SELECT e.stream_id::text, e.version, e.type, e.schema, e.data
+      FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS int[])) AS asked (id, version)
+      JOIN events e ON e.stream_id = asked.id AND e.version = asked.version
+    """
+)
+
+
 def explain(session: Session, transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
     """Each check of a transaction and how it came out, for staff (`viewer_id` None) and for whose account it pays from, or is for where
     the money comes from outside. Raises NotFound."""
     row = store.get(session, transaction_id)
     if row is None or viewer_id not in (None, row.from_user_id or row.to_user_id):
         raise NotFound
-    told = session.execute(_EVENTS, {"id": transaction_id}).all()
-    decided_at, checks, review = None, [], None
-    for each in told:
-        event = load(each.type, each.schema, each.data)
+    decided_at, checks, ended = None, [], None
+    for told in session.execute(_EVENTS, {"id": transaction_id}):
+        event = load(told.type, told.schema, told.data)
         if decided_at is None and isinstance(event, TransactionCompleted | TransactionFailed | TransactionHeld | TransactionVoided):
-            decided_at, checks = each.recorded_at, _checks(event, row)
-        elif each.type in ("TransactionApproved", "TransactionRejected"):
-            review = each
+            decided_at = told.recorded_at
+            checks = present(
+                session,
+                row.currency,
+                event.failure_code if isinstance(event, TransactionFailed) else None,
+                points=bool(row.reverses_id or row.captures_id or row.voids_id),
+                funds=_funds(event, row),
+                asked=getattr(event, "checks", None) or (),
+                staff=viewer_id is None,
+            )
+        elif isinstance(event, TransactionApproved | TransactionRejected):
+            ended = told
     return {
         "transaction_id": row.id,
         "status": row.status,
         "failure_code": row.failure_code,
         "decided_at": timestamp(decided_at),
-        "checks": present(checks, row.currency, staff=viewer_id is None),
-        "review": None if row.review is None else _review(row, review, viewer_id),
+        "checks": checks,
+        "review": None if row.review is None else _review(row, ended, viewer_id),
     }
 
 
@@ -67,48 +97,71 @@ def _review(row: Row[Any], ended: Row[Any] | None, viewer_id: str | None) -> dic
     }
 
 
-def _checks(event: Happened, row: Row[Any]) -> list[dict[str, Any]]:
-    code = event.failure_code if isinstance(event, TransactionFailed) else None
-    own: Sequence[Mapping[str, Any]] = getattr(event, "checks", None) or ()
-    return ledger_checks(code, points=bool(row.reverses_id or row.captures_id or row.voids_id), funds=_funds(event, row), asked=own)
-
-
 def _funds(event: Happened, row: Row[Any]) -> dict[str, Any]:
     """What was on the paying account before: that entry tells it which the posting made."""
     for account_id, version, amount, balance in event.entries if isinstance(event, TransactionCompleted) else ():
         if account_id == row.from_account_id:
-            return {"balance": balance - amount, "account_version": version - 1}
+            return funds(balance - amount, version - 1, row.currency)
     return {}
 
 
-def ledger_checks(code: str | None, *, points: bool, funds: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ledger's own checks up to the one that refused by `code`, and then those `asked` of limits and rules.
+def funds(balance: int, version: int, currency: str) -> dict[str, Any]:
+    """What is told of an account with a balance in minor units and so many entries."""
+    return {"balance": format_amount(balance, currency), "account_version": version}
 
-    `points`: the transaction is about another one; `funds`: what is known of the paying account.
+
+def present(
+    session: Session,
+    currency: str,
+    code: str | None,
+    *,
+    points: bool,
+    funds: Mapping[str, Any],
+    asked: Sequence[Sequence[Any]],
+    staff: bool,
+) -> list[dict[str, Any]]:
+    """The checks as the API shows them: the ledger's own up to the one that refused by `code`, then those `asked` of limits and rules.
+
+    `points`: the transaction is about another one; `funds`: what is known of the paying account. Of a rule that came to no answer
+    only staff read why.
     """
     if code in _NOT_ASKED:
         return []
-    checks: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     for name, codes in _LEDGER.items():
         if name == "original" and not points:
             continue
-        if name == "funds" and code in codes and asked:
-            return [*checks, dict(asked[0])]
-        checks.append({"check": name, **(funds if name == "funds" else {}), "outcome": "denied" if code in codes else "passed"})
+        shown.append({"check": name, "outcome": "denied" if code in codes else "passed"})
+        if name == "funds":
+            shown[-1] |= {"available": format_amount(asked[0][3], currency)} if code in codes and asked else funds
         if code in codes:
-            return checks
-    return [*checks, *map(dict, asked)]
+            return shown
+    by_id = _as_they_were(session, asked)
+    return shown + [_shown(by_id[each[0], each[1]], each, currency, staff) for each in asked]
 
 
-def present(checks: Sequence[Mapping[str, Any]], currency: str, *, staff: bool) -> list[dict[str, Any]]:
-    """The checks as the API shows them. Of a rule a customer sees its name and effect."""
-    shown = []
-    for check in checks:
-        told = dict(check)
-        for name in ("limit", "used", "balance", "available"):
-            if name in told and told.get("kind") != LimitKind.COUNT:
-                told[name] = format_amount(told[name], currency)
-        if not staff:
-            told.pop("error", None)
-        shown.append(told)
-    return shown
+def _as_they_were(session: Session, asked: Sequence[Sequence[Any]]) -> dict[tuple[str, int], Happened]:
+    if not asked:
+        return {}
+    parameters = {"ids": [each[0] for each in asked], "versions": [each[1] for each in asked]}
+    return {(row.stream_id, row.version): load(row.type, row.schema, row.data) for row in session.execute(_ASKED, parameters)}
+
+
+def _shown(was: Happened, asked: Sequence[Any], currency: str, staff: bool) -> dict[str, Any]:
+    subject, version, outcome, known = asked
+    told = {"id": subject, "version": version, "outcome": outcome}
+    if isinstance(was, RuleSet):
+        error = {"error": known} if known and staff else {}
+        return {"check": "rule", **told, "name": was.name, "effect": was.effect, **error}
+    if not isinstance(was, LimitSet):
+        raise UnknownEventError(f"a check of {subject}, which is neither a limit nor a rule")
+    told |= {"check": "limit", "scope": was.scope, "kind": was.kind}
+    if was.window:
+        told["window"] = was.window
+    if was.kind == LimitKind.COUNT:
+        return {**told, "limit": was.count, "used": known}
+    if was.amount is not None:
+        told["limit"] = format_amount(was.amount, currency)
+    if known is not None:
+        told["balance" if was.kind == LimitKind.MINIMUM_BALANCE else "used"] = format_amount(known, currency)
+    return told

@@ -313,18 +313,23 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         for entry in entries
     ]
     # As in an explanation: what is on an account is for its owner, and the bank's own are for nobody.
-    funds = {"balance": balance, "account_version": version} if event.from_account_id and viewer_id in (None, event.from_user_id) else {}
-    checks = explanation.ledger_checks(
-        row.failure_code,
-        points=command.original_id is not None,
-        funds=funds,
-        asked=() if isinstance(outcome, Release) or (not funds and row.failure_code) else outcome.checks,
-    )
+    own_funds = event.from_account_id is not None and viewer_id in (None, event.from_user_id)
+    asked = () if isinstance(outcome, Release) or not own_funds else outcome.checks
+    with reader() as session:
+        checks = explanation.present(
+            session,
+            event.currency,
+            row.failure_code,
+            points=command.original_id is not None,
+            funds=explanation.funds(balance, version, event.currency) if own_funds else {},
+            asked=asked,
+            staff=viewer_id is None,
+        )
     return {
         **store.present(row),
         "dry_run": True,
         "entries": [store.present_entry(entry, viewer_id) for entry in shown],
-        "checks": explanation.present(checks, event.currency, staff=viewer_id is None),
+        "checks": checks,
     }
 
 

@@ -106,7 +106,7 @@ def test_what_a_rule_flags_goes_through_and_is_in_the_audit_log(app, alice, audi
         last = session.execute(text("SELECT max(position) FROM events")).scalar_one()
         outcomes.take(session, last - 4, last)
     rows = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={flagged['id']}&action=transaction.flagged").json["data"]
-    assert [row["details"]["checks"][0]["id"] for row in rows] == [rule["id"]]
+    assert [row["details"]["checks"] for row in rows] == [[[rule["id"], 1, "flagged", None]]]
     assert not auditor.get(f"/audit-logs?entity_type=transaction&entity_id={plain['id']}&action=transaction.flagged").json["data"]
 
 

@@ -11,7 +11,7 @@ object costs it several times what all its fields do, and fifty times what askin
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 MAX_LENGTH = 1_000
@@ -100,21 +100,23 @@ class Expression:
 
 def context(values: Mapping[Field, Any]) -> Any:
     """The values of fields, for several expressions: those that one of them reads are enough."""
-    # Only here: the library brings a command line with it, which takes a second to import.
-    from cel import Context
-
-    return Context(variables={_flat(*each): value for each, value in values.items()})
+    return _library().Context({_FLAT[each]: value for each, value in values.items()})
 
 
-def _flat(variable: str, name: str) -> str:
-    return f"{variable}_{name}"
+@cache
+def _library() -> Any:
+    # Only when there are rules: it brings a command line with it, which takes a second to import.
+    import cel
+
+    return cel
+
+
+_FLAT = {(variable, name): f"{variable}_{name}" for variable, fields in DECLARED.items() for name in fields}
 
 
 @lru_cache(maxsize=1_000)
 def parse(source: str) -> Expression:
     """The expression that is written in `source`. Raises InvalidExpression."""
-    from cel import compile
-
     if len(source) > MAX_LENGTH:
         raise InvalidExpression(f"Longer than {MAX_LENGTH} characters.")
     reader = _Reader(source)
@@ -123,7 +125,7 @@ def parse(source: str) -> Expression:
     if found != _BOOL:
         raise InvalidExpression(f"Must be true or false, and is {found}.")
     try:
-        program = compile(reader.flattened())
+        program = _library().compile(reader.flattened())
     except ValueError as error:
         raise InvalidExpression(f"Not an expression of CEL: {error}") from None
     return Expression(source, frozenset(reader.fields), program.execute)
@@ -277,7 +279,7 @@ class _Reader:
             raise self._fail(f"`{found}` has no `{name}`; it has {', '.join(DECLARED[found])}.", at)
         self.fields.add((found, name))
         # Two words before the name stands the variable.
-        self._read.append((self._words[at - 2][2], self._words[at][2] + len(name), _flat(found, name)))
+        self._read.append((self._words[at - 2][2], self._words[at][2] + len(name), _FLAT[found, name]))
         return DECLARED[found][name]
 
     def _call(self, found: str, name: str, at: int) -> str:

@@ -65,8 +65,8 @@ class Limit:
     kind: LimitKind
     amount: int | None = None
     count: int | None = None
-    # None where nothing is counted.
-    window: Window | None = None
+    # One of `Window`, as plain text: it is looked up by it for each payment. None where nothing is counted.
+    window: str | None = None
     counterparties: frozenset[str] = frozenset()
     opens_at: int | None = None
     closes_at: int | None = None
@@ -101,7 +101,7 @@ class Rule:
     condition: Condition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payer:
     """The user that pays, and since when there is one."""
 
@@ -111,7 +111,7 @@ class Payer:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payment:
     """What is known of a payment beside its command. `to_user_id` None: the outside."""
 
@@ -150,7 +150,7 @@ class Policy:
     rules: Sequence[Rule]
     values: Callable[[Mapping[tuple[str, str], Any]], Any]
     unanswered: type[Exception]
-    used: Mapping[str, Mapping[Window, Used]] = field(default_factory=dict)
+    used: Mapping[str, Mapping[str, Used]] = field(default_factory=dict)
     open_holds: dict[str, int] = field(default_factory=dict)
     # The fields that any rule reads, and no others: handing them to the library is most of what a rule costs.
     _read: Sequence[tuple[str, str]] = field(init=False)
@@ -205,12 +205,13 @@ class Policy:
         if kind is LimitKind.SINGLE:
             return command.amount <= most, None
         if limit.window is not None:
-            counted = self.together[command.from_account_id] if limit.counts_together else (command.from_account_id,)
-            used = [self.used[each][limit.window] for each in counted]
+            amount, count = 0, 0
+            for each in (command.from_account_id,) if limit.scope is Scope.ACCOUNT else self.together[command.from_account_id]:
+                used = self.used[each][limit.window]
+                amount += used.amount + accounts[each].held
+                count += used.count + self.open_holds.get(each, 0)
             if kind is LimitKind.SUM:
-                amount = sum(each.amount for each in used) + sum(accounts[each].held for each in counted)
                 return amount + command.amount <= most, amount
-            count = sum(each.count for each in used) + sum(self.open_holds.get(each, 0) for each in counted)
             return count < (limit.count or 0), count
         if kind is LimitKind.MINIMUM_BALANCE:
             account = accounts[command.from_account_id]

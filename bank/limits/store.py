@@ -11,7 +11,7 @@ from bank.events.types import TransactionSubmitted
 from bank.ledger.decide import Command
 from bank.ledger.store import States
 from bank.limits import cel
-from bank.limits.checks import Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used, Window
+from bank.limits.checks import Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
 
 # All rules that are enabled, in the order in which they were made; and for what there are limits, roles, users or accounts.
 _RULES = "SELECT id::text, version, effect, expression FROM rules WHERE enabled ORDER BY id"
@@ -36,10 +36,10 @@ _LIMITS = """
 
 # The payments of a user's accounts in a currency count together, closed ones' too.
 _TOGETHER = """
-    SELECT p.account_id::text, b.account_id::text
+    SELECT p.account_id::text, string_agg(b.account_id::text, ',' ORDER BY b.account_id)
       FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS p (account_id, user_id, currency)
       JOIN balances b ON b.user_id = p.user_id AND b.currency = p.currency
-     ORDER BY b.account_id
+     GROUP BY p.account_id
 """
 
 
@@ -76,7 +76,7 @@ def applicable(connection: Connection, commands: Sequence[Command]) -> Applicabl
     if not (rules or scopes):
         return None
     payments, paying = {}, {}
-    for row in connection.exec_driver_sql(_PAYMENTS, (_array(command.transaction_id for command in commands),)):
+    for row in connection.exec_driver_sql(_PAYMENTS, (_array(command.transaction_id for command in commands),)).fetchall():
         payer = Payer(*row[8:12])
         payments[row[0]] = Payment(row[3], payer, *row[4:8])
         paying[row[1]] = _Paying(row[1], payer, row[2])
@@ -112,7 +112,7 @@ def _applicable(
 ) -> Applicable:
     """Look up the limits of the accounts that pay, and what counts together for them."""
     limits: dict[str, Sequence[Limit]] = {}
-    together: defaultdict[str, list[str]] = defaultdict(list)
+    together: dict[str, Sequence[str]] = {}
     if scopes and paying:
         found: defaultdict[tuple[str, str], list[Limit]] = defaultdict(list)
         subjects = (
@@ -133,8 +133,8 @@ def _applicable(
             _array(each.payer.id for each in shared),
             _array(each.currency for each in shared),
         )
-        for account_id, other in connection.exec_driver_sql(_TOGETHER, parameters):
-            together[account_id].append(other)
+        for account_id, others in connection.exec_driver_sql(_TOGETHER, parameters).fetchall():
+            together[account_id] = others.split(",")
     return Applicable(payments, rules, limits, together)
 
 
@@ -152,7 +152,7 @@ def _limit(row: Sequence[Any]) -> Limit:
         LimitKind(kind),
         amount,
         count,
-        Window(span) if span else None,
+        span,
         frozenset(counterparties or ()),
         opens_at,
         closes_at,
@@ -169,7 +169,7 @@ WITH asked AS (
       FROM unnest(%(accounts)s::uuid[], %(versions)s::bigint[], %(spans)s::text[]) AS a (account_id, version, span)
       JOIN (VALUES ('hour', interval '1 hour'), ('day', '1 day'), ('week', '7 days'), ('month', '1 month')) AS w (span, width)
         ON w.span = a.span
-), began AS (
+), began AS MATERIALIZED (
     SELECT a.account_id, a.span, a.version, u.first_version, u.last_version, COALESCE(u.amount, 0) AS amount,
            COALESCE(u.count, 0) AS count,
            CASE WHEN u.account_id IS NULL
@@ -179,20 +179,16 @@ WITH asked AS (
                                 WHERE e.account_id = a.account_id AND e.version > u.first_version AND e.posted_at > a.since
                                 ORDER BY e.version LIMIT 1), a.version) END AS begin
       FROM asked a LEFT JOIN usages u ON u.account_id = a.account_id AND u.span = a.span
-), moved AS (
-    SELECT b.account_id, b.span, b.begin, b.version,
-           b.amount + COALESCE(sum(m.amount), 0)::bigint AS amount, b.count + COALESCE(sum(m.count), 0)::int AS count,
-           COALESCE(sum(m.seen), 0) AS seen
-      FROM began b
-      LEFT JOIN LATERAL (
-          SELECT -sum(e.amount) * side.sign AS amount, count(*) FILTER (WHERE t.id IS NOT NULL) * side.sign AS count, count(*) AS seen
+), moved AS MATERIALIZED (
+    SELECT b.account_id, b.span, b.begin, b.version, b.amount + COALESCE(m.amount, 0)::bigint AS amount,
+           b.count + COALESCE(m.count, 0)::int AS count, m.seen
+      FROM began b CROSS JOIN LATERAL (
+          SELECT -sum(e.amount * side.sign) AS amount, sum(side.sign) AS count, count(*) AS seen
             FROM (VALUES (-1, b.first_version, least(b.begin, b.last_version)),
                          (1, greatest(b.last_version, b.begin), b.version)) AS side (sign, low, high)
             JOIN entries e ON e.account_id = b.account_id AND e.version > side.low AND e.version <= side.high AND e.amount < 0
             JOIN transactions t ON t.id = e.transaction_id AND t.reverses_id IS NULL AND t.actor_id IS NOT NULL
-           GROUP BY side.sign
-      ) m ON true
-     GROUP BY b.account_id, b.span, b.begin, b.version, b.amount, b.count
+      ) m
 ), kept AS (
     INSERT INTO usages AS u (account_id, span, first_version, last_version, amount, count)
     SELECT account_id, span, begin, version, amount, count FROM moved WHERE seen > %(many)s
@@ -213,7 +209,7 @@ _OPEN_HOLDS = """
 def policy(connection: Connection, found: Applicable, states: States) -> Policy:
     """What applies, with what was used: the states must hold the accounts that count together too, locked until the decision is
     written. For a decision that is not written nothing needs to be locked."""
-    used: dict[str, dict[Window, Used]] = defaultdict(dict)
+    used: defaultdict[str, dict[str, Used]] = defaultdict(dict)
     asked = []
     for account, window in sorted(_windows(found)):
         used[account][window] = Used()
@@ -226,11 +222,11 @@ def policy(connection: Connection, found: Applicable, states: States) -> Policy:
             "now": states.posted_at,
             "accounts": _array(account for account, _ in asked),
             "versions": _array(str(states.accounts[account].version) for account, _ in asked),
-            "spans": _array(window.value for _, window in asked),
+            "spans": _array(window for _, window in asked),
             "many": _MANY,
         }
-        for account, span, amount, count in connection.exec_driver_sql(_USED, parameters):
-            used[account][Window(span)] = Used(amount, count)
+        for account, span, amount, count in connection.exec_driver_sql(_USED, parameters).fetchall():
+            used[account][span] = Used(amount, count)
     if holding := [account for account in used if states.accounts[account].held]:
         open_holds = {row[0]: row[1] for row in connection.exec_driver_sql(_OPEN_HOLDS, (_array(holding),))}
     return Policy(
@@ -246,7 +242,7 @@ def policy(connection: Connection, found: Applicable, states: States) -> Policy:
     )
 
 
-def _windows(found: Applicable) -> set[tuple[str, Window]]:
+def _windows(found: Applicable) -> set[tuple[str, str]]:
     """Of which accounts what was used must be known, and in which windows."""
     return {
         (each, limit.window)

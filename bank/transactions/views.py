@@ -10,7 +10,7 @@ from flask import Response, request
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import Forbidden, LedgerRefused, Unprocessable
 from bank.proof.schemas import ReceiptAnswer
-from bank.transactions import parties, schemas, service, store
+from bank.transactions import parties, review, schemas, service, store
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
 from bank.web import paging
@@ -192,6 +192,42 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
     return _submit(parties.rollback(principal(), str(transaction_id), body), asked_for, query)
 
 
+_UNDER_REVIEW = blp.problem(
+    409, "`not_under_review`: no rule had it held, or it was decided before. `not_approvable`: the ledger would refuse it now."
+)
+_SAME_PERSON = blp.problem(403, "`same_person`: who asked for it or is a party to it does not decide. `forbidden`: only admins do.")
+
+
+@blp.route("/<uuid:transaction_id>/approve", methods=["POST"])
+@login_required(Role.ADMIN)
+@blp.arguments(schemas.EndReview())
+@blp.response(200, schemas.TransactionAnswer)
+@blp.problem(404, "Not there.")
+@_SAME_PERSON
+@_UNDER_REVIEW
+def approve(body: dict[str, Any], transaction_id: UUID) -> Response:
+    """Let a payment go on that a rule had held
+
+    By an admin who neither asked for it nor pays or receives it. It is posted at once; a hold stays held until it is captured.
+    """
+    return json_response(review.end(str(transaction_id), True, body.get("reason"), origin()))
+
+
+@blp.route("/<uuid:transaction_id>/reject", methods=["POST"])
+@login_required(Role.ADMIN)
+@blp.arguments(schemas.EndReview())
+@blp.response(200, schemas.TransactionAnswer)
+@blp.problem(404, "Not there.")
+@_SAME_PERSON
+@_UNDER_REVIEW
+def reject(body: dict[str, Any], transaction_id: UUID) -> Response:
+    """Refuse a payment that a rule had held
+
+    By the same. It fails as `rule_denied`, and what was held for it is free.
+    """
+    return json_response(review.end(str(transaction_id), False, body.get("reason"), origin()))
+
+
 @blp.route("/history", methods=["GET"])
 @login_required()
 @blp.arguments(schemas.History(), location="query")
@@ -220,7 +256,19 @@ def get_transaction(transaction_id: UUID) -> Response:
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
     found = service.get(str(transaction_id), viewer())
-    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}")
+    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}-{found['review']}")
+
+
+@blp.route("/<uuid:transaction_id>/explanation", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.ExplanationAnswer)
+@blp.problem(404, "Not there, or not yours.")
+def get_explanation(transaction_id: UUID) -> Response:
+    """Read why a transaction was refused or passed
+
+    Each check with its limit and what was used before, in their order. For whose account pays (or is credited from outside) and staff.
+    """
+    return json_response(service.explain(str(transaction_id), viewer()))
 
 
 @blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])

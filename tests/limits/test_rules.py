@@ -131,6 +131,29 @@ def test_what_is_to_be_reviewed_is_held_until_another_admin_approves(alice, bob,
     assert bob.post(f"/transactions/{held['id']}/rollback?dry_run=true", {"reason": "back"}).json["status"] == "completed"
 
 
+def test_an_exchange_is_approved_at_the_rate_that_it_was_asked_for_at(alice, admin, accounts, set_rule, pay, balances):
+    def publish(rate: str) -> None:
+        assert admin.post("/fx/rates", {"currency": "USD", "rate": rate}).status_code == 201
+
+    publish("2.00")
+    euros = alice.open_account("EUR")["id"]
+    set_rule("transaction.amount > 100", "review")
+    first, second = pay(alice, accounts[0], euros, "40.01", to_currency="EUR"), pay(alice, accounts[0], euros, "10.00", to_currency="EUR")
+    assert (first["status"], first["review"], balances(accounts[0])) == ("held", "open", (100_000, 5_001))
+    publish("4.00")
+    approved = admin.post(f"/transactions/{first['id']}/approve", {})
+    assert (approved.status_code, approved.json["status"], approved.json["to_amount"]) == (200, "completed", first["to_amount"])
+    assert admin.post(f"/transactions/{second['id']}/reject", {}).json["status"] == "failed"
+    assert (balances(accounts[0]), balances(euros)) == ((95_999, 0), (int(first["to_amount"].replace(".", "")), 0))
+    entries = alice.get(f"/transactions/{first['id']}").json["entries"]
+    assert sorted((entry["currency"], entry["amount"]) for entry in entries) == [
+        ("EUR", f"-{first['to_amount']}"),
+        ("EUR", first["to_amount"]),
+        ("USD", "-40.01"),
+        ("USD", "40.01"),
+    ]
+
+
 def test_what_is_rejected_fails_and_is_free(alice, admin, accounts, held, balances, pay):
     rejected = admin.post(f"/transactions/{held['id']}/reject", {})
     assert (rejected.json["status"], rejected.json["failure_code"], rejected.json["review"]) == ("failed", "rule_denied", "rejected")

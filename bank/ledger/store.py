@@ -470,8 +470,9 @@ def write_outcomes(connection: Connection, states: States, outcomes: Sequence[Ou
 
 
 _REVIEW = """
-    SELECT id::text, lane, type, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text,
-           amount, currency, to_amount, to_currency, remainder, effective_at, expires_at, held_amount, actor_id::text, status = 'held' AND review = 'open' AS open
+    SELECT id::text, lane, type, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text, amount, currency,
+           to_amount, to_currency, remainder, effective_at, expires_at, held_amount, actor_id::text,
+           status = 'held' AND review = 'open' AS open
       FROM transactions WHERE id = %s::uuid
 """
 

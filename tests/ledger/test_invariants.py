@@ -392,7 +392,7 @@ CHANGED = {
         "failed": ("failure_code = 'account_frozen'", "captures_id = id", "voids_id = id"),
         "held": ("expires_at = expires_at + interval '1 microsecond'",),
         "voided": ("status = 'completed'", "completed_at = completed_at + interval '1 microsecond'"),
-        "void": ("status = 'pending'", "completed_at = NULL"),
+        "void": ("status = 'pending', created_at = now()", "completed_at = NULL"),
     },
     "accounts_are_as_events_say": {
         "carol": (

@@ -15,7 +15,8 @@ from bank.auth.guard import Principal
 from bank.batches import store
 from bank.batches.directory import BatchDirectory
 from bank.batches.models import BatchMode
-from bank.batches.schemas import MOST_ERRORS, Item
+from bank.batches.schemas import Item
+from bank.batches.upload import MOST_ERRORS
 from bank.db import reader, unit_of_work
 from bank.errors import BankError, CurrencyMismatch, Forbidden, NotFound, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted

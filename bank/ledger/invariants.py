@@ -121,6 +121,10 @@ def _late_lanes(connection: Connection, _: Window | None) -> list[str]:
 _RFC3339 = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
+# What an id looks like, for a text that may be none.
+_ID = "'^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$'"
+
+
 def _object(data: str) -> str:
     """The event's data; an empty object where it is none, or the event is not there."""
     return f"CASE json_typeof({data}) WHEN 'object' THEN {data} ELSE '{{{{}}}}' END"
@@ -330,7 +334,8 @@ CHECKS: Sequence[Check] = (
                    (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
                     {_object("v.data")} ->> 'items')""",
     ),
-    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's.
+    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's. What a run names
+    # may be no id: the schedule stands for it then.
     _over_window(
         "scheduled_are_as_events_say",
         f"""SELECT t.id::text FROM {{transactions}} t
@@ -338,9 +343,9 @@ CHECKS: Sequence[Check] = (
                 ON r.stream_id = t.schedule_id AND r.transaction_id = t.id::text
              WHERE t.schedule_id IS NOT NULL GROUP BY t.id HAVING count(r.stream_id) <> 1
             UNION ALL
-            SELECT r.transaction_id
+            SELECT COALESCE(t.id, r.stream_id)::text
               FROM (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs}} v) r
-              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ '^[0-9a-f-]{{{{36}}}}$' THEN r.transaction_id::uuid END
+              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ {_ID} THEN r.transaction_id::uuid END
              WHERE r.transaction_id IS NOT NULL AND t.schedule_id IS DISTINCT FROM r.stream_id""",
     ),
     _over_window(

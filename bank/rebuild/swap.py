@@ -45,6 +45,9 @@ def swap(position: int) -> float:
     Raises Unavailable when the locks could not be had in many tries.
     """
     pause, longest, held_up_by = Event(), 0.0, None
+    # Nearly all of them here, where nobody waits.
+    with shadow.patient() as session:
+        session.connection().exec_driver_sql(_RUNS_THAT_ARE_OVER)
     for _ in range(_TRIES):
         position = shadow.catch_up(position)
         started = time.monotonic()
@@ -116,6 +119,7 @@ def _swap(connection: Connection) -> None:
     connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     shadow.apply(connection, connection.exec_driver_sql("SELECT COALESCE(max(position), 0) FROM events").scalar_one())
     shadow.close(connection)
+    connection.exec_driver_sql(_RUNS_THAT_ARE_OVER)
     for statement in _USERS:
         connection.exec_driver_sql(statement)
     # Those of the old tables too, and here, where the tables they point at are locked: dropping the tables then disturbs nobody.
@@ -132,6 +136,15 @@ def _swap(connection: Connection) -> None:
         connection.exec_driver_sql(definition)
     shadow.drop(connection)
 
+
+# No event tells that a run needs no further look. One that failed, and was given up since its schedule was paused, must not be tried
+# again months later because the tables were made anew.
+_RUNS_THAT_ARE_OVER = f"""
+    UPDATE {SHADOW}.schedule_runs told SET look_at = NULL
+      FROM schedule_runs live
+     WHERE live.schedule_id = told.schedule_id AND live.due_at = told.due_at AND live.attempts = told.attempts
+       AND live.look_at IS NULL AND told.look_at IS NOT NULL
+"""
 
 # A user that no event tells of is left alone: the comparison names it.
 _USERS = (

@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 _MOST_SCHEDULES = 500
 _MOST_RUNS = 10
 
-# A worker that could be posting goes back to it; what is left is the next tick's.
+# A worker that could be posting goes back to it; what is left is the next tick's. Nor is a unit of work kept open for longer over
+# rules that take long to look through: the database ends it when it idles, and the next tick would begin with the same ones.
 _LONGEST_SECONDS = 1.0
 
 # A run that is found due later than this was missed: nobody looked for longer than a restart takes.
@@ -71,18 +72,28 @@ def _take(work: _Work, now: datetime | None) -> int:
         if runs:
             store.record(connection, schedules, runs)
     lanes = [run.transaction[1].lane for run in runs if run.transaction is not None]
-    for _ in lanes:
-        counters.accepted(TransactionType.TRANSFER.value)
+    if lanes:
+        counters.accepted(TransactionType.TRANSFER.value, len(lanes))
     for lane in sorted(set(lanes)):
         bells.ring(lane)
     return len(schedules)
 
 
 def _run(session: Session, now: datetime) -> tuple[list[Due], list[Run]]:
-    """The schedules that are due, moved on, and their runs."""
-    schedules, runs = store.claim_due(session.connection(), now, _MOST_SCHEDULES), []
-    for schedule in schedules:
-        due, following = due_runs(schedule, now)
+    """Schedules that are due, moved on, and their runs."""
+    schedules: list[Due] = []
+    runs: list[Run] = []
+    started = time.monotonic()
+    for schedule in store.claim_due(session.connection(), now, _MOST_SCHEDULES):
+        if time.monotonic() - started > _LONGEST_SECONDS:
+            break
+        try:
+            due, following = due_runs(schedule, now)
+        except (LookupError, ValueError) as error:
+            # A rule or a zone that this version does not know: it stays due, and everybody else's run.
+            log.error("schedule_not_understood", schedule_id=schedule.id, exc_info=error)
+            continue
+        schedules.append(schedule)
         for due_at, next_run_at in zip(due, [*due[1:], following], strict=True):
             schedule.next_run_at = next_run_at
             if schedule.misfire == Misfire.SKIP and now - due_at > _MISSED_AFTER:

@@ -43,7 +43,7 @@ class Recurrence(StrictSchema):
         most=500,
         metadata={
             "description": "RFC 5545: HOURLY to YEARLY with INTERVAL, COUNT or UNTIL, BYMONTH, BYMONTHDAY, BYDAY, BYHOUR, BYMINUTE, "
-            "BYSETPOS and WKST; once an hour at most, and at least every ten years.",
+            "BYSETPOS and WKST; once an hour at most, at least every ten years, and with COUNT for a hundred years at most.",
             **_RRULE,
         },
     )

@@ -217,10 +217,12 @@ def _due(row: Sequence[Any]) -> Due:
     return Due(*(*row[:12], Timing(*row[12:18]), *row[18:24]))
 
 
+# Who finds a run that another tick has tried again since the statement began gets its new row, and no transaction beside it: the one
+# that was joined is that of the try before. It is looked at again, and not taken for one that came to no transaction.
 _CLAIM_RETRIES = f"""
     SELECT {_CLAIMED}, r.due_at, r.attempts,
            CASE WHEN s.status IN ('paused', 'deleted') THEN 'over'
-                WHEN t.status = 'pending' THEN 'pending'
+                WHEN t.status = 'pending' OR (t.status IS NULL AND r.transaction_id IS NOT NULL) THEN 'pending'
                 WHEN t.status IS NULL OR t.status = 'failed' THEN 'failed'
                 ELSE 'over' END
       FROM schedule_runs r JOIN schedules s ON s.id = r.schedule_id

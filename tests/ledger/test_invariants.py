@@ -349,6 +349,13 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
         "UPDATE transactions SET schedule_id = gen_random_uuid() WHERE id = :scheduled",
         {"scheduled_are_as_events_say": {"scheduled"}},
     ),
+    **{
+        f"a run that names {name!r}": (
+            "UPDATE events SET data = jsonb_set(data::jsonb, '{transaction_id}', '\"" + name + "\"')::json WHERE type = 'ScheduleRan'",
+            {"scheduled_are_as_events_say": {"schedule", "scheduled"}},
+        )
+        for name in ("nothing", "-" * 36)
+    },
     "a transaction that has waited for long": (
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
         {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
@@ -451,14 +458,18 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
         "second": list(
             superuser.execute(text("SELECT id::text FROM transactions WHERE batch_id = :batch AND batch_index = 1"), ids).scalars()
         ),
+        "schedule": list(superuser.execute(text("SELECT id::text FROM schedules")).scalars()),
         "lane": [f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}"],
     }
     window = window_after(superuser, None) if scope == "window" else None
     for part in statement.split("; "):
         assert superuser.execute(text(part), ids).rowcount
-    assert violations(superuser, window) == {
-        check: sorted({one for name in about for one in names[name]}) for check, about in expected.items()
-    }
+    found = violations(superuser, window)
+    assert found == {check: sorted({one for name in about for one in names[name]}) for check, about in expected.items()}
+    # Whatever is named, it can be asked whom it concerns.
+    for check in CHECKS:
+        if check.by_window:
+            customers_accounts(superuser, found.get(check.name, []))
 
 
 @pytest.mark.parametrize("column", ["trace_id = NULL", "trace_id = 'another'", "request_id = 'another'", "awaited = NOT awaited"])

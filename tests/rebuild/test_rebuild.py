@@ -196,6 +196,33 @@ def test_what_was_thrown_away_comes_back_to_the_same_bytes(bank: Bank, harm: Har
     assert broken_books(bank.environ) == []
 
 
+def test_a_failed_run_that_was_given_up_is_not_tried_again_because_of_a_swap(bank: Bank) -> None:
+    client = bank.client(bank.log_in())
+    ours, theirs = (client.post("/accounts", {"currency": "EUR"}).json["id"] for _ in range(2))
+    start = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0).isoformat()
+    body = {
+        "transfer": {"from_account_id": ours, "to_account_id": theirs, "amount": "1.00", "currency": "EUR"},
+        "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "UTC", "start": start},
+        "retry": {"attempts": 2, "delay_seconds": 8},
+    }
+    schedule = client.post("/schedules", body).json["id"]
+
+    def outcomes() -> list[str]:
+        return [run["status"] for run in client.get(f"/schedules/{schedule}/runs").json["data"]]
+
+    def change(status: str) -> None:
+        assert client.request("PATCH", f"/api/v1/schedules/{schedule}", {"status": status}).status == 200
+
+    wait_until(lambda: outcomes() == ["retrying"], "the run fails")
+    change("paused")
+    wait_until(lambda: outcomes() == ["failed"], "the run is given up", 30)
+    change("active")
+    code, output = rebuild(bank, "--swap")
+    assert code == 0, output
+    assert query(bank.environ, "SELECT attempts, look_at FROM schedule_runs WHERE schedule_id = %s", schedule) == [(1, None)]
+    assert client.request("DELETE", f"/api/v1/schedules/{schedule}").status == 204
+
+
 def test_while_clients_post_a_swap_loses_and_doubles_nothing(bank: Bank) -> None:
     token = bank.log_in()
     customers = open_accounts(bank, token, 8, 100)

@@ -1,7 +1,9 @@
 """Transfers by which other money arrives than left."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -190,6 +192,25 @@ def test_parts_that_go_back_add_up(alice, bob, teller, exchange, post_all):
     assert balances(bob) == {"EUR": "0.00"}
     assert alice.get(f"/transactions/{made['id']}").json["status"] == "rolled_back"
     assert (position(teller, "EUR"), position(teller, "USD")[0]) == ((euros, left_over), dollars)
+
+
+def test_parts_that_are_asked_for_at_once_add_up_too(app, bob, teller, publish, exchange, post_all):
+    # Three dollars are a hundred yen; each dollar by itself would be 33.
+    publish("JPY", "41.876")
+    for _ in range(5):
+        made = exchange("3.00", "USD", "JPY")
+        assert made["to_amount"] == "100"
+        start = Barrier(3)
+
+        def ask(made: dict[str, Any] = made, start: Barrier = start) -> int:
+            caller = Person(teller.id, teller.username, app.test_client(), teller.token)
+            start.wait()
+            return caller.post(f"/transactions/{made['id']}/rollback", {"amount": "1.00", "reason": "In parts"}).status_code
+
+        with ThreadPoolExecutor(3) as threads:
+            assert [future.result() for future in [threads.submit(ask) for _ in range(3)]] == [202] * 3
+        post_all()
+        assert balances(bob) == {"JPY": "0"}
 
 
 @pytest.mark.parametrize(("amount", "code"), [("100.01", "amount_exceeds_original"), ("9999999999999999.99", "amount_exceeds_original")])

@@ -34,6 +34,11 @@ _QUIET_SECONDS = 0.1
 _GATHER_SECONDS = 0.02
 
 
+# An atomic batch cannot be taken in smaller parts when it takes long, as one of backdated entries on a busy machine may; if it were given
+# up each time, nothing behind it in its lane would ever be posted.
+_ATOMIC_PATIENCE = "SET LOCAL statement_timeout = '60s'"
+
+
 class Processor:
     """Drains lanes for one process. `threads` lanes at once, each thread with a connection of its own."""
 
@@ -198,6 +203,8 @@ def _write(lane: int, limit: int, decision: Callable[[Claim, States], list[Outco
             return None
         if not claimed.pending:
             return _Written([], [], 0.0, 0.0)
+        if claimed.atomic:
+            connection.exec_driver_sql(_ATOMIC_PATIENCE)
         states = store.load_states(connection, [pending.command for pending in claimed.pending])
         outcomes = decision(claimed, states)
         store.write(connection, claimed, states, outcomes)

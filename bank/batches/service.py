@@ -132,7 +132,7 @@ def preview(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: O
         session.rollback()
     outcomes = (decide_together if mode is BatchMode.ATOMIC else decide)(commands, states.accounts, states.originals, policy)
     rows = [as_row(None, event, now, **became(outcome, states.posted_at)) for event, outcome in zip(events, outcomes, strict=True)]
-    counts = {status: sum(row.status == status for row in rows) for status in ("completed", "held", "failed")}
+    counts = Counter(row.status for row in rows)
     batch = SimpleNamespace(id=None, mode=mode.value, created_at=now, completed_at=states.posted_at, counts=counts)
     refused = [row for row in rows if row.failure_code not in (None, FailureCode.BATCH_REFUSED)] if mode is BatchMode.ATOMIC else []
     failure = {"index": refused[0].batch_index, "code": refused[0].failure_code, "transaction_id": None} if refused else None

@@ -35,6 +35,11 @@ _QUIET_SECONDS = 0.1
 _GATHER_SECONDS = 0.02
 
 
+# An atomic batch cannot be taken in smaller parts when it takes long, as one of backdated entries on a busy machine may; if it were given
+# up each time, nothing behind it in its lane would ever be posted.
+_ATOMIC_PATIENCE = "SET LOCAL statement_timeout = '60s'"
+
+
 class Processor:
     """Drains lanes for one process. `threads` lanes at once, each thread with a connection of its own."""
 
@@ -199,6 +204,8 @@ def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | No
             return None
         if not claimed.pending:
             return _Written([], [], 0.0, 0.0)
+        if claimed.atomic:
+            connection.exec_driver_sql(_ATOMIC_PATIENCE)
         commands = [pending.command for pending in claimed.pending]
         applicable = limits.applicable(connection, commands)
         states = store.load_states(connection, commands, also=applicable.accounts if applicable else ())

@@ -83,7 +83,7 @@ class ChangeLimit(StrictSchema):
         validate=Length(0, 100),
         metadata={"description": f"Users that may be paid, and `{OUTSIDE}`; one's own accounts always may.", "maxItems": 100},
     )
-    hours = fields.Nested(Hours)
+    hours = fields.Nested(Hours, metadata={"description": "When payments may be made."})
 
     @validates_schema
     def _something(self, data: dict[str, Any], **kwargs: Any) -> None:

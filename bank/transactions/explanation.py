@@ -125,6 +125,17 @@ def present(
     `points`: the transaction is about another one; `funds`: what is known of the paying account. Of a rule that came to no answer
     only staff read why.
     """
+    return [{**_NOTHING, **check} for check in _checks(session, currency, code, points, funds, asked, staff)]
+
+
+_NOTHING = dict.fromkeys(
+    ("balance", "available", "account_version", "id", "version", "scope", "kind", "window", "limit", "used", "name", "effect", "error")
+)
+
+
+def _checks(
+    session: Session, currency: str, code: str | None, points: bool, funds: Mapping[str, Any], asked: Sequence[Sequence[Any]], staff: bool
+) -> list[dict[str, Any]]:
     if code in _NOT_ASKED:
         return []
     shown: list[dict[str, Any]] = []

@@ -43,7 +43,12 @@ _LEDGER: dict[str, set[str]] = {
 # These tell of no question that was asked: the others of its batch failed, or it could not be written.
 _NOT_ASKED = {FailureCode.BATCH_REFUSED, FailureCode.INTERNAL_ERROR}
 
-_EVENTS = text("SELECT type, schema, data, actor_id::text, recorded_at FROM events WHERE stream_id = CAST(:id AS uuid) ORDER BY version")
+_EVENTS = text(
+    """
+    SELECT type, schema, data, actor_id::text, recorded_at FROM events
+     WHERE stream_id = CAST(:id AS uuid) AND type <> 'TransactionSubmitted' ORDER BY version
+    """
+)
 
 
 # A limit or a rule as it was in the version that was asked.
@@ -170,7 +175,7 @@ def _shown(was: Happened, asked: Sequence[Any], currency: str, staff: bool) -> d
     if was.window:
         told["window"] = was.window
     if was.kind == LimitKind.COUNT:
-        return {**told, "limit": was.count, "used": known}
+        return {**told, "limit": str(was.count), "used": str(known)}
     if was.amount is not None:
         told["limit"] = format_amount(was.amount, currency)
     if known is not None:

@@ -207,16 +207,10 @@ class CheckAnswer(Schema):
     scope = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Scope), None]})
     kind = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in LimitKind), None]})
     window = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Window), None]})
-    limit = fields.Raw(
-        allow_none=True, metadata={"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}], "example": "1000.00"}
-    )
-    used = fields.Raw(
+    limit = fields.String(allow_none=True, metadata={"example": "1000.00", "description": "An amount; of a `count`, how many payments."})
+    used = fields.String(
         allow_none=True,
-        metadata={
-            "oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}],
-            "example": "250.00",
-            "description": "What was paid in the window before, and what was held.",
-        },
+        metadata={"example": "250.00", "description": "As much was paid in the window before, or is held; or so many were."},
     )
     name = fields.String(allow_none=True, metadata={"description": "Of the rule.", "example": "Large transfers"})
     effect = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Effect), None]})

@@ -195,8 +195,8 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
 def _ends_review(view: View) -> View:
     """Document what both views that end a review take and answer."""
     for document in (
-        blp.arguments(schemas.EndReview()),
         blp.arguments(schemas.DryRun(), location="query"),
+        blp.arguments(schemas.EndReview()),
         blp.doc(parameters=[IDEMPOTENCY_KEY]),
         blp.response(200, schemas.TransactionAnswer, headers=REPLAYED),
         blp.problem(404, "Not there."),

@@ -148,7 +148,7 @@ def test_the_same_key_gives_the_first_answer_again_and_a_dry_run_ends_nothing(al
     first = admin.post(path, {}, **key)
     again = admin.post(path, {}, **key)
     assert (again.data, again.headers["Idempotent-Replayed"]) == (first.data, "true")
-    refused(admin.post(path, {"reason": "another"}, **key), 422, "idempotency_key_reused")
+    assert admin.post(path, {"reason": "another"}, **key).json["code"] == "idempotency_key_reused"
     refused(person("other", Role.ADMIN).post(path, {}, **key), 409, "not_under_review")
     assert balances(accounts[0]) == (40_000, 0)
 

@@ -83,7 +83,7 @@ class ChangeLimit(StrictSchema):
         validate=Length(0, 100),
         metadata={"description": f"Users that may be paid, and `{OUTSIDE}`; one's own accounts always may.", "maxItems": 100},
     )
-    hours = fields.Nested(Hours)
+    hours = fields.Nested(Hours, metadata={"description": "When payments may be made."})
 
     @validates_schema
     def _something(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -201,7 +201,7 @@ class ChangeRule(StrictSchema):
     name = Text(most=100, metadata={"description": "Shown to the customer.", "example": "Large transfers"})
     expression = _Expression()
     effect = _effect()
-    enabled = Flag()
+    enabled = Flag(metadata={"description": "Whether it is asked."})
 
     @validates_schema
     def _something(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -215,7 +215,7 @@ class SetRule(StrictSchema):
     name = Text(required=True, most=100, metadata={"description": "Shown to the customer.", "example": "Large transfers"})
     expression = _Expression(required=True)
     effect = _effect(required=True)
-    enabled = Flag(load_default=True)
+    enabled = Flag(load_default=True, metadata={"description": "Whether it is asked."})
 
 
 class RuleAnswer(Schema):

@@ -43,7 +43,12 @@ _LEDGER: dict[str, set[str]] = {
 # These tell of no question that was asked: the others of its batch failed, or it could not be written.
 _NOT_ASKED = {FailureCode.BATCH_REFUSED, FailureCode.INTERNAL_ERROR}
 
-_EVENTS = text("SELECT type, schema, data, actor_id::text, recorded_at FROM events WHERE stream_id = CAST(:id AS uuid) ORDER BY version")
+_EVENTS = text(
+    """
+    SELECT type, schema, data, actor_id::text, recorded_at FROM events
+     WHERE stream_id = CAST(:id AS uuid) AND type <> 'TransactionSubmitted' ORDER BY version
+    """
+)
 
 
 # A limit or a rule as it was in the version that was asked.
@@ -125,6 +130,17 @@ def present(
     `points`: the transaction is about another one; `funds`: what is known of the paying account. Of a rule that came to no answer
     only staff read why.
     """
+    return [{**_NOTHING, **check} for check in _checks(session, currency, code, points, funds, asked, staff)]
+
+
+_NOTHING = dict.fromkeys(
+    ("balance", "available", "account_version", "id", "version", "scope", "kind", "window", "limit", "used", "name", "effect", "error")
+)
+
+
+def _checks(
+    session: Session, currency: str, code: str | None, points: bool, funds: Mapping[str, Any], asked: Sequence[Sequence[Any]], staff: bool
+) -> list[dict[str, Any]]:
     if code in _NOT_ASKED:
         return []
     shown: list[dict[str, Any]] = []
@@ -159,7 +175,7 @@ def _shown(was: Happened, asked: Sequence[Any], currency: str, staff: bool) -> d
     if was.window:
         told["window"] = was.window
     if was.kind == LimitKind.COUNT:
-        return {**told, "limit": was.count, "used": known}
+        return {**told, "limit": str(was.count), "used": str(known)}
     if was.amount is not None:
         told["limit"] = format_amount(was.amount, currency)
     if known is not None:

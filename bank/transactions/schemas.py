@@ -203,29 +203,32 @@ class TransactionWithEntries(TransactionAnswer):
 
 
 class CheckAnswer(Schema):
-    """One check before the decision. What it is not about is left out; amounts are of the transaction's currency."""
+    """One check before the decision. What it is not about is null; amounts are of the transaction's currency."""
 
     check = fields.String(metadata={"enum": ["request", "status", "original", "funds", "range", "limit", "rule"]})
     outcome = fields.String(metadata={"enum": ["passed", "denied", "review", "flagged"]})
-    balance = fields.String(metadata={"example": "100.00", "description": "On the paying account before; of a limit, beside its holds."})
-    available = fields.String(metadata={"example": "5.00", "description": "What there was to spend, where it was not enough."})
-    account_version = fields.Integer(metadata={"description": "How many entries the account had before."})
-    id = fields.UUID(metadata={"description": "Of the limit or the rule."})
-    version = fields.Integer(metadata={"description": "Of the limit or the rule."})
-    scope = fields.String(metadata={"enum": [each.value for each in Scope]})
-    kind = fields.String(metadata={"enum": [each.value for each in LimitKind]})
-    window = fields.String(metadata={"enum": [each.value for each in Window]})
-    limit = fields.Raw(metadata={"oneOf": [{"type": "string"}, {"type": "integer"}], "example": "1000.00"})
-    used = fields.Raw(
-        metadata={
-            "oneOf": [{"type": "string"}, {"type": "integer"}],
-            "example": "250.00",
-            "description": "What was paid in the window before, and what was held.",
-        }
+    balance = fields.String(
+        allow_none=True, metadata={"example": "100.00", "description": "On the paying account before; of a limit, beside its holds."}
     )
-    name = fields.String(metadata={"description": "Of the rule.", "example": "Large transfers"})
-    effect = fields.String(metadata={"enum": [each.value for each in Effect]})
-    error = fields.String(metadata={"description": "Why the rule came to no answer, so that it was taken to be true; for staff."})
+    available = fields.String(
+        allow_none=True, metadata={"example": "5.00", "description": "What there was to spend, where it was not enough."}
+    )
+    account_version = fields.Integer(allow_none=True, metadata={"description": "How many entries the account had before."})
+    id = fields.UUID(allow_none=True, metadata={"description": "Of the limit or the rule."})
+    version = fields.Integer(allow_none=True, metadata={"description": "Of the limit or the rule."})
+    scope = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Scope), None]})
+    kind = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in LimitKind), None]})
+    window = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Window), None]})
+    limit = fields.String(allow_none=True, metadata={"example": "1000.00", "description": "An amount; of a `count`, how many payments."})
+    used = fields.String(
+        allow_none=True,
+        metadata={"example": "250.00", "description": "As much was paid in the window before, or is held; or so many were."},
+    )
+    name = fields.String(allow_none=True, metadata={"description": "Of the rule.", "example": "Large transfers"})
+    effect = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Effect), None]})
+    error = fields.String(
+        allow_none=True, metadata={"description": "Why the rule came to no answer, so that it was taken to be true; for staff."}
+    )
 
 
 class ReviewAnswer(Schema):

@@ -192,40 +192,52 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
     return _submit(parties.rollback(principal(), str(transaction_id), body), asked_for, query)
 
 
-_UNDER_REVIEW = blp.problem(
-    409, "`not_under_review`: no rule had it held, or it was decided before. `not_approvable`: the ledger would refuse it now."
-)
-_SAME_PERSON = blp.problem(403, "`same_person`: who asked for it or is a party to it does not decide. `forbidden`: only admins do.")
+def _ends_review(view: View) -> View:
+    """Document what both views that end a review take and answer."""
+    for document in (
+        blp.arguments(schemas.DryRun(), location="query"),
+        blp.arguments(schemas.EndReview()),
+        blp.doc(parameters=[IDEMPOTENCY_KEY]),
+        blp.response(200, schemas.TransactionAnswer, headers=REPLAYED),
+        blp.problem(404, "Not there."),
+        blp.problem(403, "`same_person`: who asked for it or is a party to it does not decide. `forbidden`: only admins do."),
+        blp.problem(
+            409,
+            "`not_under_review`: no rule had it held, or it was decided before. `not_approvable`: the ledger would refuse it now. "
+            "`idempotency_in_progress`: the first request with this key still runs.",
+        ),
+    ):
+        view = document(view)
+    return view
+
+
+def _end_review(transaction_id: UUID, approved: bool, body: dict[str, Any], query: dict[str, Any]) -> Response:
+    ended = review.Ended(approved, body.get("reason"), body, idempotency_key(), query.get("dry_run") == "true")
+    answer = review.end(str(transaction_id), ended, origin())
+    headers = {"Idempotent-Replayed": "true"} if answer.replayed else {}
+    return Response(answer.body, status=200, mimetype="application/json", headers=headers)
 
 
 @blp.route("/<uuid:transaction_id>/approve", methods=["POST"])
 @login_required(Role.ADMIN)
-@blp.arguments(schemas.EndReview())
-@blp.response(200, schemas.TransactionAnswer)
-@blp.problem(404, "Not there.")
-@_SAME_PERSON
-@_UNDER_REVIEW
-def approve(body: dict[str, Any], transaction_id: UUID) -> Response:
+@_ends_review
+def approve(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
     """Let a payment go on that a rule had held
 
     By an admin who neither asked for it nor pays or receives it. It is posted at once; a hold stays held until it is captured.
     """
-    return json_response(review.end(str(transaction_id), True, body.get("reason"), origin()))
+    return _end_review(transaction_id, True, body, query)
 
 
 @blp.route("/<uuid:transaction_id>/reject", methods=["POST"])
 @login_required(Role.ADMIN)
-@blp.arguments(schemas.EndReview())
-@blp.response(200, schemas.TransactionAnswer)
-@blp.problem(404, "Not there.")
-@_SAME_PERSON
-@_UNDER_REVIEW
-def reject(body: dict[str, Any], transaction_id: UUID) -> Response:
+@_ends_review
+def reject(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
     """Refuse a payment that a rule had held
 
     By the same. It fails as `rule_denied`, and what was held for it is free.
     """
-    return json_response(review.end(str(transaction_id), False, body.get("reason"), origin()))
+    return _end_review(transaction_id, False, body, query)
 
 
 @blp.route("/history", methods=["GET"])

@@ -10,6 +10,7 @@ from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger.system import lane_of
 from bank.transactions.many import submit_many
 from bank.web.context import new_id
+from tests.limits.conftest import plain
 
 
 def failures(*transactions: dict[str, Any]) -> list[str | None]:
@@ -66,7 +67,7 @@ def test_a_count_is_of_payments_and_refused_ones_are_none(alice, accounts, set_l
     also = pay(alice, ours, None, "1.00")
     refused = pay(alice, ours, theirs, "1.00")
     assert failures(paid, too_much, also, refused) == [None, "insufficient_funds", None, "limit_exceeded"]
-    assert (limits_of(explain(alice, refused))[0]["used"], limits_of(explain(alice, refused))[0]["limit"]) == (2, 2)
+    assert (limits_of(explain(alice, refused))[0]["used"], limits_of(explain(alice, refused))[0]["limit"]) == ("2", "2")
 
 
 def test_a_minimum_balance_must_be_left_beside_holds_and_without_the_overdraft(alice, admin, accounts, set_limit, pay, explain):
@@ -174,7 +175,7 @@ def test_a_hold_is_used_as_long_as_it_is_held_and_what_is_captured_from_then_on(
     assert bob.get(f"/transactions/{void.json['id']}").json["status"] == "voided"
     fits = pay(alice, ours, theirs, "70.00")
     assert failures(fits, pay(alice, ours, theirs, "0.01")) == [None, "limit_exceeded"]
-    assert [(check["kind"], check["used"]) for check in limits_of(explain(alice, fits))] == [("sum", "30.00"), ("count", 1)]
+    assert [(check["kind"], check["used"]) for check in limits_of(explain(alice, fits))] == [("sum", "30.00"), ("count", "1")]
 
 
 def test_payments_that_are_decided_together_see_each_other(alice, accounts, set_limit, post_all, app):
@@ -213,7 +214,7 @@ def test_a_dry_run_shows_the_same_checks_and_uses_nothing(alice, accounts, set_l
         real = pay(alice, ours, theirs, amount)
         assert (preview["status"], real["status"]) == (status, status)
         told = explain(alice, real)["checks"]
-        assert [{**check, "balance": None, "account_version": None} for check in preview["checks"]] == [
+        assert [{**check, "balance": None, "account_version": None} for check in plain(preview["checks"])] == [
             {**check, "balance": None, "account_version": None} for check in told
         ]
 

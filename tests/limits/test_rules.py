@@ -19,6 +19,7 @@ from bank.users.models import Role
 from tests.conftest import Person
 from tests.contract.problems import check_problem
 from tests.limits.test_limits import failures
+from tests.proof.conftest import last_position, seal_up_to
 
 LARGE = "transaction.amount >= 50000"
 
@@ -160,6 +161,28 @@ def test_what_is_rejected_fails_and_is_free(alice, admin, accounts, held, balanc
     assert balances(accounts[0]) == (100_000, 0)
     for path in ("approve", "reject"):
         refused(admin.post(f"/transactions/{held['id']}/{path}", {}), 409, "not_under_review")
+
+
+def test_the_same_key_gives_the_first_answer_again_and_a_dry_run_ends_nothing(alice, admin, person, accounts, held, balances):
+    path, key = f"/transactions/{held['id']}/approve", {"headers": {"Idempotency-Key": "a-1"}}
+    for way, status in (("approve", "completed"), ("reject", "failed")):
+        assert admin.post(f"/transactions/{held['id']}/{way}?dry_run=true", {}).json["status"] == status
+    assert balances(accounts[0]) == (100_000, 60_000)
+    first = admin.post(path, {}, **key)
+    again = admin.post(path, {}, **key)
+    assert (again.data, again.headers["Idempotent-Replayed"]) == (first.data, "true")
+    assert admin.post(path, {"reason": "another"}, **key).json["code"] == "idempotency_key_reused"
+    refused(person("other", Role.ADMIN).post(path, {}, **key), 409, "not_under_review")
+    assert balances(accounts[0]) == (40_000, 0)
+
+
+def test_a_receipt_keeps_closed_what_the_payer_had_used(alice, bob, auditor, accounts, set_limit, pay, app):
+    set_limit(account_id=accounts[0], kind="sum", window="day", amount="10.00")
+    stopped = pay(alice, *accounts, "10.01")
+    seal_up_to(app, last_position(app))
+    for who, shown in ((bob, False), (auditor, True)):
+        events = who.get(f"/transactions/{stopped['id']}/receipt").json["events"]
+        assert [event["data"] is not None for event in events] == [True, shown]
 
 
 def test_a_debit_is_reviewed_as_a_transfer_is(alice, admin, accounts, set_rule, pay, balances):

@@ -106,7 +106,7 @@ def test_money_of_another_currency_than_the_account_holds_is_refused(alice, bob,
 
 def test_where_there_is_no_rate_nothing_is_accepted(alice, bob, funded):
     account = funded(alice, "50.00", "USD")
-    body = {"from_account_id": account, "to_user_id": bob.id, "amount": "5.00", "currency": "USD", "to_currency": "XPF"}
+    body = {"from_account_id": account, "to_user_id": bob.id, "amount": "5.00", "currency": "USD", "to_currency": "WST"}
     for path in ("/transactions/transfer", "/transactions/transfer?dry_run=true"):
         answer = alice.post(path, body)
         assert (answer.status_code, answer.json["code"]) == (422, "rate_unavailable")
@@ -261,7 +261,7 @@ def test_a_bad_exchange_in_a_batch_is_named(alice, bob, funded):
     }
     euros = bob.open_account("EUR")["id"]
     bad = [
-        {**item, "to_currency": "XPF"},
+        {**item, "to_currency": "WST"},
         {**item, "currency": "EUR", "to_currency": "USD"},
         {**{name: value for name, value in item.items() if name != "to_user_id"}, "to_account_id": euros, "to_currency": "JPY"},
     ]

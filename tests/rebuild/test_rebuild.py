@@ -192,8 +192,10 @@ DAMAGE = {
     "UPDATE daily_balances SET closing = closing - 1 WHERE day = '2020-02-29'": "daily_balances .* 2020-02-29: closing",
     "UPDATE users SET role = 'admin' WHERE username = 'alice'": "users .*: role",
     "UPDATE accounts SET name = NULL WHERE name = 'House'": "accounts .*: name",
+    "UPDATE limits SET amount = amount + 1 WHERE kind = 'sum'": "limits .*: amount",
+    "DELETE FROM rules WHERE name = 'flag'": "rules .*: the table does not have it",
     "UPDATE balances SET held = held - 1 WHERE held > 0": "balances .*: .*held",
-    "UPDATE transactions SET captured_amount = captured_amount - 1 WHERE held_amount > 0": "transactions .*: .*captured_amount",
+    "UPDATE transactions SET captured_amount = captured_amount - 1 WHERE captured_amount > 0": "transactions .*: .*captured_amount",
     """INSERT INTO accounts (id, currency, kind, is_default, version)
        VALUES (gen_random_uuid(), 'XTS', 'outside', false, 1)""": "accounts .*: no event tells of it",
 }

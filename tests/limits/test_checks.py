@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bank.ledger.decide import AccountState, Command, OriginalState, Posting, Refusal, Reservation, decide, decide_together
@@ -101,7 +101,8 @@ def commands_of(done: list[tuple[str, int, str, int]]) -> tuple[list[Command], d
     return commands, {each.transaction_id: OriginalState(each.transaction_id, each.amount, 0, 2) for each in holds}
 
 
-@given(st.lists(limits, max_size=4), acts)
+@settings(max_examples=300)
+@given(st.lists(limits, min_size=1, max_size=4), acts)
 def test_each_payment_is_let_or_refused_as_a_plain_model_says(own: list[Limit], done: list[tuple[str, int, str, int]]) -> None:
     commands, originals = commands_of(done)
     accounts, asked = states(), policy(own, commands)

@@ -38,12 +38,16 @@ def _told(line: int | None, message: str) -> str:
 
 
 class BatchItem(CreditOrDebit, Transfer):
-    """A transaction of a batch: its type, and the fields that the route of that type takes."""
+    """A transaction of a batch: its type, and the fields that the route of that type takes. Exchanges are at the rate of today: a
+    quote is gone before a batch is put together."""
+
+    class Meta(Transfer.Meta):
+        exclude = ("quote_id",)
 
     type = Choice(_TYPES, required=True)
 
 
-_SCHEMAS = {"credit": CreditOrDebit(), "debit": CreditOrDebit(), "transfer": Transfer()}
+_SCHEMAS = {"credit": CreditOrDebit(), "debit": CreditOrDebit(), "transfer": Transfer(exclude=("quote_id",))}
 
 
 class Items(fields.List):

@@ -21,6 +21,7 @@ COLUMNS = (
     "to_username",
     "amount",
     "currency",
+    "to_currency",
     "description",
     "metadata",
     "reference",

@@ -28,6 +28,7 @@ class ScheduledTransfer(Transfer):
             "to_username",
             "amount",
             "currency",
+            "to_currency",
             "description",
             "metadata",
             "reference",
@@ -146,6 +147,7 @@ class ScheduledTransferAnswer(Schema):
     to_account_id = fields.UUID()
     amount = fields.String(metadata={"example": "12.34"})
     currency = fields.String(metadata={"example": "USD"})
+    to_currency = fields.String(metadata={"example": "USD", "description": "What arrives, at the rate of the day of each run."})
     description = fields.String(allow_none=True)
     reference = fields.String(allow_none=True)
     metadata = fields.Dict(keys=fields.String(), values=fields.String())

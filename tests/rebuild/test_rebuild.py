@@ -79,8 +79,22 @@ def live_a_little(client: Client) -> None:
     post(f"{freed}/void", reason="The rest")
     wait_until(lambda: client.get(f"/transactions/{late}").json["status"] == "voided", "the hold expires")
     live_by_schedule(client, ours, theirs)
+    live_abroad(client, post, ours)
     yen = client.post("/accounts", {"currency": "JPY"}).json["id"]
     assert client.request("PATCH", f"/api/v1/accounts/{yen}", {"status": "closed"}).status == 200
+
+
+def live_abroad(client: Client, post: Callable[..., str], ours: str) -> None:
+    """Exchanges at the day's rate and by a quote, and their way back in parts and as a whole."""
+    assert client.post("/fx/rates", {"currency": "USD", "rate": "1.2345"}).status == 201
+    money = {"amount": "3.33", "currency": "USD", "to_currency": "EUR"}
+    parties = {"from_account_id": ours, "to_account_id": client.post("/accounts", {"currency": "EUR"}).json["id"]}
+    exchanged = post("transfer", **parties, **money)
+    for part in ("1.11", "1.00"):
+        post(f"{exchanged}/rollback", amount=part, reason="part")
+    quoted = post("transfer", **parties, **money, quote_id=client.post("/fx/quotes", money).json["id"])
+    post(f"{quoted}/rollback", reason="whole")
+    post("transfer", **parties, **{**money, "amount": "9999.00"})
 
 
 def live_by_schedule(client: Client, ours: str, theirs: str) -> None:

@@ -119,6 +119,10 @@ class Transaction(Base):
             "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
             name="hold_requests",
         ),
+        # A hold is completed by its captures, and a void never is: a worker that takes them for transfers must not get through.
+        CheckConstraint(
+            "status <> 'completed' OR (voids_id IS NULL AND (expires_at IS NULL OR captured_amount > 0))", name="hold_moves_nothing"
+        ),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
         # fillfactor that the migration sets.

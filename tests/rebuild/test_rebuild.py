@@ -207,7 +207,7 @@ DAMAGE = {
     "UPDATE users SET role = 'admin' WHERE username = 'alice'": "users .*: role",
     "UPDATE accounts SET name = NULL WHERE name = 'House'": "accounts .*: name",
     "UPDATE balances SET held = held - 1 WHERE held > 0": "balances .*: .*held",
-    "UPDATE transactions SET captured_amount = captured_amount - 1 WHERE held_amount > 0 AND captured_amount > 0": "transactions .*: .*captured_amount",
+    "UPDATE transactions SET captured_amount = captured_amount - 1 WHERE captured_amount > 0": "transactions .*: .*captured_amount",
     """INSERT INTO accounts (id, currency, kind, is_default, version)
        VALUES (gen_random_uuid(), 'XTS', 'outside', false, 1)""": "accounts .*: no event tells of it",
 }

@@ -275,13 +275,13 @@ def test_a_migration_that_failed_anywhere_is_run_again() -> None:
         remove(db.engine, "before_cursor_execute", executing)
 
 
-ONLINE = ["0005", "0006", "0007", "0008"]
+ONLINE = ["0005", "0006", "0007", "0008", "0009"]
 
 # What keeps nobody for long: it looks at no row, or lets others write meanwhile.
 QUICK = re.compile(
     r"CREATE TABLE|SELECT|SET lock_timeout|UPDATE alembic_version|DROP INDEX CONCURRENTLY|CREATE INDEX CONCURRENTLY|"
     r"ALTER TABLE \w+ (VALIDATE CONSTRAINT \w+$|ALTER COLUMN|(?!.*ADD CONSTRAINT (?!.*NOT VALID)))|"
-    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_)|CREATE OR REPLACE TRIGGER fx_rates"
+    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER fx_rates"
 )
 
 

@@ -1,0 +1,161 @@
+"""What can be done to a bank, drawn by hypothesis. Whom and what an act is about are numbers: of what is there when its turn comes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from tests.properties.model import LARGEST_AMOUNT
+
+CUSTOMERS = ("alice", "bob", "carol")
+
+
+@dataclass(frozen=True)
+class Rest:
+    """All that there is to take, and this much more."""
+
+    more: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that moves money, now or later. `caller` None: who may. `fields` are those of the operation. `waits`: until it is
+    posted."""
+
+    operation: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    caller: str | None = None
+    key: str | None = None
+    dry: bool = False
+    waits: bool = True
+
+
+@dataclass(frozen=True)
+class Open:
+    """Open an account."""
+
+    owner: str
+    currency: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Change an account's status or overdraft limit."""
+
+    account: int
+    to: dict[str, Any]
+    caller: str = "teller"
+
+
+@dataclass(frozen=True)
+class Reschedule:
+    """Pause a schedule, let it go on, or delete it."""
+
+    schedule: int
+    status: str
+    caller: str | None = None
+
+
+@dataclass(frozen=True)
+class Post:
+    """The workers do what waits."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Hours go by; then the ticks come that let holds go and run schedules, or they do not come."""
+
+    hours: int
+    expire: bool
+    run: bool
+
+
+# Below this a number stands for an account that fits.
+FITS = 12
+
+whiches = st.integers(0, 5)
+accounts = st.integers(0, FITS + 3)
+amounts = st.one_of(
+    st.integers(1, 4_000), st.integers(1, 4_000), st.builds(Rest, st.sampled_from([-1, 0, 0, 1])),
+    st.sampled_from([1, 1, 1, 0, LARGEST_AMOUNT, LARGEST_AMOUNT + 1]),
+)  # fmt: skip
+callers = st.sampled_from([None] * 9 + [*CUSTOMERS, "teller", "admin"])
+keys = st.sampled_from([None] * 5 + ["k1", "k2"])
+references = st.sampled_from([None] * 4 + ["r1", "r2"])
+# None: that of the account.
+currencies = st.sampled_from([None] * 30 + [0, 1])
+
+
+def _some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """These fields, without those that are None."""
+    return st.fixed_dictionaries(fields).map(lambda drawn: {name: value for name, value in drawn.items() if value is not None})
+
+
+_of_all = {"amount": amounts, "currency": currencies, "reference": references}
+_receiver = {"user": st.none() | st.sampled_from(CUSTOMERS), "account": accounts}
+one_sided = _some(**_of_all, **_receiver, late=st.none() | st.integers(1, 900))
+transfers = _some(**_of_all, **_receiver, source=st.none() | whiches)
+holds = _some(**_of_all, **_receiver, source=whiches, hold=st.just(True), hours=st.sampled_from([None, 1.5, 30.5, 700.5]))
+items = st.one_of(
+    *(fields.map(lambda drawn, kind=kind: {"type": kind, **drawn}) for kind, fields in (
+        ("credit", one_sided), ("debit", one_sided), ("transfer", transfers), ("transfer", transfers), ("transfer", holds)))
+)  # fmt: skip
+floods = st.builds(lambda account: [{"type": "credit", "account": account, "amount": LARGEST_AMOUNT}] * 10, whiches)
+lists = st.lists(items, min_size=1, max_size=6)
+batches = st.fixed_dictionaries({"atomic": st.booleans(), "items": st.one_of(*[lists] * 7, floods)})
+points = st.fixed_dictionaries({"of": whiches}, optional={"amount": amounts})
+schedules = _some(
+    **_of_all, **_receiver, source=whiches, skips=st.booleans(), attempts=st.sampled_from([1, 1, 2, 3]),
+    first=st.sampled_from([1, 2, 24]), every=st.sampled_from([1, 24, 48]), count=st.sampled_from([1, 2, 3, 12]),
+)  # fmt: skip
+
+
+def _asks(operation: str, fields: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[Ask]:
+    return st.builds(Ask, st.just(operation), fields, callers, keys, st.sampled_from([False] * 5 + [True]), st.booleans())
+
+
+asks = {
+    "credit": _asks("credit", one_sided),
+    "debit": _asks("debit", one_sided),
+    "transfer": _asks("transfer", transfers),
+    "hold": _asks("transfer", holds),
+    "capture": _asks("capture", points),
+    "void": _asks("void", st.fixed_dictionaries({"of": whiches})),
+    "rollback": _asks("rollback", points),
+    "batch": _asks("batch", batches),
+    "schedule": _asks("schedule", schedules),
+}
+others = {
+    "open": st.builds(Open, st.sampled_from(CUSTOMERS), st.integers(0, 1)),
+    "change": st.builds(
+        Change,
+        whiches,
+        st.sampled_from(
+            [{"status": "active"}] * 3 + [{"status": "frozen"}, {"status": "closed"}, {"limit": 5000}, {"limit": 0}, {"limit": 1}]
+        ),
+        st.sampled_from(["teller"] * 6 + ["alice"]),
+    ),
+    "reschedule": st.builds(Reschedule, whiches, st.sampled_from(["paused", "active", "deleted"]), callers),
+    "post": st.just(Post()),
+    "pass": st.builds(Pass, st.sampled_from([0, 1, 2, 24, 200]), st.booleans(), st.booleans()),
+}
+
+
+def scripts(*names: str) -> st.SearchStrategy[list[Any]]:
+    """Up to three dozens of acts of these names; a name that comes twice comes twice as often."""
+    # The first is what others shrink to.
+    act = st.one_of(others["post"], *((asks | others)[name] for name in names))
+    # Lists of hypothesis are short unless they must be long; put together they can still become short.
+    return st.tuples(*[st.lists(act, min_size=2, max_size=12)] * 3).map(lambda parts: [act for part in parts for act in part])
+
+
+explore = settings(
+    max_examples=500,
+    # Other runs each time: what they find is a bug of the bank or of the model, and no matter of luck. The blob makes it come again.
+    derandomize=False,
+    print_blob=True,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+"""Of each mix so many runs."""

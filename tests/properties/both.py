@@ -14,9 +14,11 @@ from bank.processing.expiry import expire_holds
 from bank.processing.processor import drain_once
 from bank.schedules.jobs import run_due
 from tests.conftest import Person
-from tests.properties.acts import FITS, Ask, Change, Open, Pass, Post, Reschedule, Rest
+from tests.properties.acts import FITS, Again, Ask, Change, Open, Pass, Post, Reschedule, Rest
+from tests.properties.calendar import Schedule
 from tests.properties.clock import Clock
-from tests.properties.model import STAFF, Batch, Model, Refused, Schedule, Transaction
+from tests.properties.ledger import Batch, Transaction
+from tests.properties.model import STAFF, Model, Refused
 
 
 class Both:
@@ -31,7 +33,9 @@ class Both:
         self._base = self._began.replace(microsecond=0)
         self.accounts: list[str] = []
         self._ids: dict[Any, str] = {}
+        # The first answer to each request with a key, and the last of these requests.
         self._answers: dict[tuple[str, str, str], bytes] = {}
+        self._keyed: tuple[Any, ...] | None = None
 
     # What is done.
 
@@ -48,6 +52,10 @@ class Both:
             self.ask(act.caller or self._entitled(act.operation, body), act.operation, body, act.key, dry=act.dry)
             if act.waits and not act.dry:
                 self.post()
+
+    def _again(self, act: Again) -> None:
+        if self._keyed is not None:
+            self.ask(*self._keyed)
 
     def ask(self, caller: str, operation: str, body: dict[str, Any], key: str | None = None, *, dry: bool = False) -> None:
         """Send a request and compare its answer."""
@@ -66,6 +74,7 @@ class Both:
         assert answer.status_code == (201 if isinstance(made, Schedule) else 202), answer.json
         assert ("Idempotent-Replayed" in answer.headers) is again
         if key:
+            self._keyed = caller, operation, body, key
             assert self._answers.setdefault((caller, operation, key), answer.data) == answer.data
         if again:
             return
@@ -139,8 +148,11 @@ class Both:
         if operation == "batch":
             return {"atomic": drawn["atomic"], "items": [self._body(item["type"], item) for item in drawn["items"]]}
         if "of" in drawn:
-            wanted = [n for n, t in enumerate(model.transactions) if (t.ends is not None) == (operation in ("capture", "void"))]
-            wanted = wanted or list(range(len(model.transactions)))
+            # Mostly one of which something can be taken, let go or moved back.
+            holds = operation in ("capture", "void")
+            wanted = [n for n, t in enumerate(model.transactions) if (t.held if holds else t.status == "completed" and t.ends is None)]
+            if drawn["of"] >= FITS or not wanted:
+                wanted = list(range(len(model.transactions)))
             of = wanted[-1 - drawn["of"] % len(wanted)]
             original = model.transactions[of]
             left = original.held if operation == "capture" else original.amount - original.moved_back

@@ -10,7 +10,9 @@ from tests.properties.conftest import Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MIX = scripts("hold", "hold", "hold", "capture", "capture", "capture", "void", "rollback", "debit", "batch", "change", "pass", "pass")
+MIX = scripts(
+    "hold", "hold", "hold", "capture", "capture", "capture", "void", "rollback", "debit", "batch", "change", "again", "pass", "pass"
+)
 
 
 @explore

@@ -10,7 +10,9 @@ from tests.properties.conftest import Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MIX = scripts("credit", "debit", "transfer", "transfer", "rollback", "rollback", "batch", "batch", "open", "change", "post", "pass")
+MIX = scripts(
+    "credit", "debit", "transfer", "transfer", "rollback", "rollback", "batch", "batch", "open", "change", "again", "post", "pass"
+)
 
 
 @explore

@@ -10,7 +10,9 @@ from tests.properties.conftest import Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MIX = scripts("schedule", "schedule", "reschedule", "pass", "pass", "pass", "post", "transfer", "credit", "rollback", "hold", "change")
+MIX = scripts(
+    "schedule", "schedule", "reschedule", "pass", "pass", "pass", "post", "transfer", "credit", "rollback", "hold", "change", "again"
+)
 
 
 @explore

@@ -42,6 +42,8 @@ class Runs:
         usual = [code for code, decimals in _DECIMALS.items() if decimals == 2]
         self._currencies = [usual[::2], [code for code in _DECIMALS if code not in usual] + usual[1::2]]
         self._outside: dict[tuple[str, int], int] = {}
+        # Up to this position of the log.
+        self._checked = self._position()
 
     def run(self, script: list[Any]) -> None:
         """Do all of it to a bank and to a model, and compare them."""
@@ -49,7 +51,6 @@ class Runs:
         first, second = currencies
         model = Model(self._outside)
         cast = {**people(self._app, self._password_hash, _CUSTOMERS), **self._staff}
-        before = self._position()
         both = Both(self._app, self._clock, cast, currencies, model)
         try:
             funds = [("alice", 10_000, first), ("alice", 5_000, second), ("bob", 3_000, first), ("bob", 1, second)]
@@ -60,7 +61,9 @@ class Runs:
                 both.do(act)
             both.post()
             both.compare()
-            self._check(Window(min(both.accounts), max(both.accounts), before + 1, self._position()))
+            last = self._position()
+            self._check(Window(min(both.accounts), max(both.accounts), self._checked + 1, last))
+            self._checked = last
             self._outside = model.outside
         except BaseException:
             # Nobody knows what the bank's own accounts have now.

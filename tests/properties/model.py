@@ -1,7 +1,7 @@
 """What must become of every request, in plain Python: who may, what is not there, what a key stands for, and when transfers come."""
 
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -44,12 +44,17 @@ class Model(Calendar):
             self.keys[caller, operation, key] = (body, made)
         return made, False
 
-    def preview(self, caller: str, operation: str, body: Body) -> "tuple[Model, Any]":
-        """The bank as it would be if this were decided now, before what waits, and what is made. Raises Refused."""
-        other = deepcopy(self)
-        made, _ = other.ask(caller, operation, body)
-        other.decide(made.items if isinstance(made, Batch) else [made] if isinstance(made, Transaction) else [])
-        return other, made
+    def preview(self, caller: str, operation: str, body: Body) -> tuple[Any, list[tuple[int, int, int]]]:
+        """What would be made and decided now, before what waits; and which accounts would move, by how much, to what. Raises Refused."""
+        before = {name: copy(value) for name, value in vars(self).items()}
+        before["accounts"] = [replace(each) for each in self.accounts]
+        of = vars(self.transactions[body["of"]]).copy() if "of" in body else {}
+        made, _ = self.ask(caller, operation, body)
+        self.decide(made.items if isinstance(made, Batch) else [made] if isinstance(made, Transaction) else [])
+        moved = [(account, amount, self.accounts[account].amount) for account, t, amount in self.entries if t is made]
+        vars(self).update(before)
+        vars(self.transactions[body["of"]] if "of" in body else self).update(of)
+        return made, moved
 
     def credit(self, caller: str, body: Body) -> Transaction:
         if not _is_staff(caller):

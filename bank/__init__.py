@@ -28,6 +28,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.batches.views import blp as batches
     from bank.config import Config
     from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
+    from bank.fx.views import blp as fx
     from bank.imports import models as _imports  # noqa: F401 - the same
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
@@ -73,6 +74,6 @@ def create_app(config: "Config | None" = None) -> "Flask":
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, batches, schedules, balances, audit, admin, replays):
+    for blueprint in (auth, users, accounts, transactions, batches, schedules, fx, balances, audit, admin, replays):
         api.register_blueprint(blueprint)
     return app

@@ -52,6 +52,12 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _https_url(text: str) -> str:
+    if not text.startswith("https://"):
+        raise ValueError("must start with https://")
+    return text
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -149,6 +155,22 @@ class Config:
         _yes_or_no,
         "Whether the customers' accounts concerned are frozen when the sample of the books finds a violation.",
     )
+    fx_spread: int = _setting(
+        "BANK_FX_SPREAD", 50, _whole(0, 1_000), "What the bank keeps of a rate when money is exchanged, in hundredths of a percent."
+    )
+    fx_max_age_days: int = _setting(
+        "BANK_FX_MAX_AGE_DAYS",
+        5,
+        _whole(0, 99_999),
+        "For how many days after its own a rate counts. Over Easter none is published for five. More than 14 is refused in production.",
+    )
+    fx_url: str = _setting(
+        "BANK_FX_URL",
+        "",
+        _https_url,
+        "Where the European Central Bank publishes its reference rates (`eurofxref-hist.zip`), asked every hour. "
+        "None by default: the copy that is installed with the bank, which ends when that was made.",
+    )
     log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
 
     @classmethod
@@ -195,6 +217,8 @@ class Config:
             wrong.append("BANK_SELF_SERVICE_DEPOSITS: lets customers make money; not in production")
         if not self.rate_limit_enabled:
             wrong.append("RATELIMIT_ENABLED: must not be false in production")
+        if self.fx_max_age_days > 14:
+            wrong.append("BANK_FX_MAX_AGE_DAYS: exchanges at rates of long ago; 14 at most in production")
         if "*" in self.cors_origins:
             wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
         if len(set(self.jwt_secret)) < 10:

@@ -135,6 +135,12 @@ class ScheduleOver(Conflict):
     code, title = "schedule_over", "The schedule is over"
 
 
+class QuoteUsed(Conflict):
+    """A quote is good for one transfer."""
+
+    code, title = "quote_used", "The quote has been used"
+
+
 class IdempotencyInProgress(Conflict):
     """The first request with this key has not been answered yet."""
 
@@ -168,6 +174,18 @@ class CurrencyMismatch(Unprocessable):
     """Money of one currency cannot open an account in another."""
 
     code, title = "currency_mismatch", "The account holds another currency"
+
+
+class RateUnavailable(Unprocessable):
+    """Nobody has published a rate, or none that is new enough."""
+
+    code, title = "rate_unavailable", "There is no rate that may be used"
+
+
+class QuoteExpired(Unprocessable):
+    """The time is over for which a quote was firm."""
+
+    code, title = "quote_expired", "The quote has expired"
 
 
 class LedgerRefused(Unprocessable):

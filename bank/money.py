@@ -1,9 +1,12 @@
 """Money is an integer number of minor units and an ISO 4217 code; there is no float in this bank.
 
-Text becomes minor units here and nowhere else, and becomes text again here and nowhere else.
+Text becomes minor units here and nowhere else, and becomes text again here and nowhere else. Where an exchange or a part of
+one is no whole number of minor units, it is rounded here and nowhere else.
 """
 
 import re
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
+from fractions import Fraction
 from functools import cache
 
 import iso4217
@@ -37,6 +40,12 @@ def exponent(currency: str) -> int:
     return found
 
 
+@cache
+def currencies() -> tuple[str, ...]:
+    """Every currency that money can be held in, in the order of the codes."""
+    return tuple(sorted(currency.code for currency in iso4217.Currency if currency.exponent is not None))
+
+
 def parse_amount(value: str | int, currency: str, *, allow_zero: bool = False) -> int:
     """Minor units of a decimal string ("12.34") or a whole number (12 is twelve units, not cents).
 
@@ -66,3 +75,25 @@ def format_amount(minor: int, currency: str) -> str:
     digits = str(abs(minor)).rjust(decimals + 1, "0")
     sign = "-" if minor < 0 else ""
     return f"{sign}{digits[:-decimals]}.{digits[-decimals:]}"
+
+
+# More digits than an amount (18), a rate (22) and the difference of two exponents have together: a product is exact, or it is a bug.
+_EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[Inexact])
+
+
+def exchanged(minor: int, currency: str, to_currency: str, rate: Decimal) -> Decimal:
+    """What `minor` minor units of `currency` are at `rate` (units of `to_currency` for one), in minor units of `to_currency`, exactly."""
+    return _EXACT.scaleb(_EXACT.multiply(Decimal(minor), rate), exponent(to_currency) - exponent(currency))
+
+
+def nearest(exact: Decimal | Fraction) -> int:
+    """The whole number of minor units that is nearest, and of two the even one, so that over many the bank neither wins nor loses.
+
+    This is all the rounding of money there is. What is left, `exact` less the result, is the caller's to keep.
+    """
+    return round(exact)
+
+
+def plain(number: Decimal) -> str:
+    """The decimal without an exponent and without zeros at its end ("0.0012", "1500")."""
+    return format(_EXACT.normalize(number), "f") if number else "0"

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy import NullPool, create_engine, text
 from bank import create_app
 from bank.config import Config
 from bank.db import db
+from bank.fx.provider import DayOfRates
+from bank.fx.service import record
 from bank.ledger.system import every_lane
 from bank.processing.processor import drain_once
 from bank.schedules.jobs import run_due
@@ -73,6 +76,9 @@ class Books:
     captured: str
     voided: str
     void: str
+    # Alice's dollars on Eva's account in euro, of which a part went back.
+    eva: str
+    exchanged: str
 
     def drain(self) -> None:
         """Post what is pending, as the workers would."""
@@ -125,6 +131,15 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         with app.app_context():
             run_due(datetime.fromisoformat("2099-01-31T08:00:00Z"))
         drain(app)
+        with app.app_context():
+            today = DayOfRates(datetime.now(UTC).date(), {"USD": Decimal("1.25")})
+            record("ecb", [today])
+        eva = teller.post("/accounts", currency="EUR", name="eva")
+        exchange = {"from_account_id": alice, "to_account_id": eva, "currency": "USD", "to_currency": "EUR"}
+        exchanged = teller.post("/transactions/transfer", amount="3.33", **exchange)
+        drain(app)
+        teller.post(f"/transactions/{exchanged}/rollback", reason="too much", amount="1.00")
+        drain(app)
         scheduled = teller.get(f"/schedules/{schedule}/runs")["data"][0]["transaction_id"]
         held, captured, voided = (
             teller.post("/transactions/transfer", amount=amount, hold=True, **parties) for amount in ("10.00", "5.00", "3.00")
@@ -140,7 +155,9 @@ def small_books(environ: Mapping[str, str], as_superuser: Callable[[str], str], 
         drain(app)
         pending = teller.post("/transactions/transfer", amount="1.00", **parties)
         people, moved = (alice, bob, carol, dave), (transfer, rolled_back, failed, batch, scheduled, pending)
-        yield Books(app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void)
+        yield Books(
+            app, own, as_superuser(own["DATABASE_URL"]), teller, *people, *moved, held, capture, captured, voided, void, eva, exchanged
+        )
         with app.app_context():
             for engine in db.engines.values():
                 engine.dispose()

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bank.config import Config
 from bank.db import db
 from bank.ledger.invariants import CHECKS
 from bank.web.api import Blueprint
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "bank").rglob("*.py"))
@@ -48,7 +50,7 @@ SECONDS = {("bank/ledger/store.py", "seconds"), ("bank/cli/plan.py", "birth")}
 def test_no_money_meets_a_float() -> None:
     made = {(path, ast.unparse(node.args[0])) for path, node, name in calls() if name == "float"}
     assert made <= SECONDS
-    money = ("bank/money.py", "bank/ledger", "bank/transactions", "bank/accounts", "bank/balances")
+    money = ("bank/money.py", "bank/ledger", "bank/transactions", "bank/accounts", "bank/balances", "bank/fx")
     divided = [
         (str(path.relative_to(ROOT)), node.lineno)
         for path in SOURCES
@@ -271,6 +273,94 @@ def test_a_migration_that_failed_anywhere_is_run_again() -> None:
             assert (shape(), traces()) == (whole, told), number
     finally:
         remove(db.engine, "before_cursor_execute", executing)
+
+
+ONLINE = ["0005", "0006", "0007"]
+
+# What keeps nobody for long: it looks at no row, or lets others write meanwhile.
+QUICK = re.compile(
+    r"CREATE TABLE|SELECT|SET lock_timeout|UPDATE alembic_version|DROP INDEX CONCURRENTLY|CREATE INDEX CONCURRENTLY|"
+    r"ALTER TABLE \w+ (VALIDATE CONSTRAINT \w+$|ALTER COLUMN|(?!.*ADD CONSTRAINT (?!.*NOT VALID)))|"
+    r"CREATE INDEX IF NOT EXISTS \w+ ON schedule"
+)
+
+
+@pytest.mark.parametrize("revision", ONLINE)
+def test_a_migration_keeps_nobody_waiting_and_is_run_again_where_it_failed(empty_app, revision) -> None:
+    class Failure(Exception):
+        """The end of the process, or of the connection."""
+
+    upgrade(directory=MIGRATIONS, revision=f"{int(revision) - 1:04}")
+    executed: list[str] = []
+    fails_at: int | None = None
+
+    def executing(_: Connection, __: Any, statement: str, *___: Any) -> None:
+        if len(executed) == fails_at:
+            raise Failure
+        executed.append(" ".join(statement.split()))
+
+    listen(db.engine, "before_cursor_execute", executing)
+    try:
+        upgrade(directory=MIGRATIONS, revision=revision)
+        whole, statements = shape(), list(executed)
+        changing = [number for number, statement in enumerate(statements) if statement.startswith(("CREATE", "ALTER", "DROP", "SET lock"))]
+        assert [statements[number] for number in changing if not QUICK.match(statements[number])] == []
+        for number in changing[::2]:
+            downgrade(directory=MIGRATIONS, revision="-1")
+            executed.clear()
+            fails_at = number
+            with pytest.raises(Failure):
+                upgrade(directory=MIGRATIONS, revision=revision)
+            fails_at = None
+            upgrade(directory=MIGRATIONS, revision=revision)
+            assert shape() == whole, statements[number]
+    finally:
+        remove(db.engine, "before_cursor_execute", executing)
+
+
+@pytest.mark.parametrize("revision", ONLINE)
+def test_a_request_in_the_middle_and_a_migration_do_not_wait_for_each_other(empty_app, revision) -> None:
+    upgrade(directory=MIGRATIONS, revision=f"{int(revision) - 1:04}")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    def migrate() -> None:
+        with empty_app.app_context():
+            upgrade(directory=MIGRATIONS, revision=revision)
+
+    with ThreadPoolExecutor(1) as pool, db.engine.connect() as request, db.engine.connect() as other:
+        request.exec_driver_sql("SELECT FROM idempotency_keys")
+        migration = pool.submit(migrate)
+        other = other.execution_options(isolation_level="AUTOCOMMIT")
+        wait_until(lambda: migration.done() or other.exec_driver_sql(waiting).scalar_one() > 0, "the migration waits", 20)
+        request.exec_driver_sql("LOCK TABLE transactions IN ROW EXCLUSIVE MODE")
+        request.rollback()
+        migration.result()
+
+
+HELD = """
+    WITH event AS (INSERT INTO events (stream_id, version, type, data)
+                   SELECT gen_random_uuid(), 1, 'TransactionSubmitted', '{}' FROM generate_series(1, 3) RETURNING position, stream_id)
+    INSERT INTO transactions (id, seq, lane, type, status, amount, currency, to_amount, to_currency, effective_at, expires_at, held_amount,
+                              captured_amount)
+    SELECT stream_id, position, 0, 'transfer', told.status, 5, 'USD', 5, 'USD', now(), now(), told.held, told.captured
+      FROM (SELECT *, row_number() OVER () AS number FROM event) e
+      JOIN (VALUES (1, 'held', 5, 0), (2, 'completed', 0, 5), (3, 'voided', 0, 0)) AS told (number, status, held, captured) USING (number)
+"""
+
+
+def test_holds_are_over_before_their_migration_is_taken_back_and_are_no_transfers_afterwards(empty_app) -> None:
+    upgrade(directory=MIGRATIONS, revision="0006")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql(HELD)
+    with pytest.raises(SystemExit):
+        downgrade(directory=MIGRATIONS, revision="-1")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE transactions SET status = 'voided', held_amount = 0 WHERE status = 'held'")
+    downgrade(directory=MIGRATIONS, revision="-1")
+    with db.engine.connect() as connection:
+        # A transfer that is completed can be rolled back.
+        assert {*connection.exec_driver_sql("SELECT status FROM transactions").scalars()} == {"voided"}
+    upgrade(directory=MIGRATIONS, revision="0006")
 
 
 def test_every_alert_watches_metrics_that_there_are_and_leads_to_a_runbook(client) -> None:

@@ -1,4 +1,4 @@
-"""What money lies in: customers' accounts, and the bank's own that stand for the outside."""
+"""What money lies in: customers' accounts, and the bank's own that stand for the outside and for what exchanges left with it."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,7 @@ class AccountKind(StrEnum):
 
     CUSTOMER = "customer"  # a user's
     OUTSIDE = "outside"  # the bank's counterpart for money that enters or leaves; one a currency and lane
+    POSITION = "position"  # what exchanges have brought the bank in a currency, and taken; the same
 
 
 class Account(Base):
@@ -39,7 +40,7 @@ class Account(Base):
 
     __table_args__ = (
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
-        CheckConstraint("kind IN ('customer', 'outside')", name="kind"),
+        CheckConstraint("kind IN ('customer', 'outside', 'position')", name="kind"),
         CheckConstraint("(kind = 'customer') = (user_id IS NOT NULL)", name="owner"),
         Index("uq_accounts_default", "user_id", "currency", unique=True, postgresql_where=text("is_default")),
         Index("ix_accounts_user_id_id", "user_id", "id"),

@@ -1,6 +1,6 @@
 """Opening, changing and finding accounts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from bank.errors import AccountClosed, BalanceBelowLimit, BalanceNotZero, NotFou
 from bank.events import store as events
 from bank.events.types import AccountChanged, AccountOpened, Origin, load
 from bank.ledger import store as ledger
-from bank.ledger.system import outside_account_id
+from bank.ledger.system import outside_account_id, position_account_id
 from bank.money import format_amount
 from bank.web.context import new_id
 from bank.web.fields import timestamp
@@ -172,11 +172,26 @@ def ensure_outside(session: Session, currency: str, origin: Origin) -> None:
     """Make the bank's own accounts for a currency, one a lane, where they are not there yet."""
     event = AccountOpened(user_id=None, currency=currency, kind=AccountKind.OUTSIDE.value, name=f"Outside {currency}", is_default=False)
     # The lanes that there are, and not those of our own setting: while it is raised, another process may know more of them.
-    ids = [outside_account_id(currency, lane) for lane in ledger.lanes(session.connection())]
+    _ensure_own(session, {outside_account_id(currency, lane): event for lane in ledger.lanes(session.connection())}, origin)
+
+
+def ensure_positions(session: Session, currencies: Iterable[str], lane: int, origin: Origin) -> None:
+    """Make the bank's positions that exchanges on a lane need, at the first one between these currencies, in the caller's unit of work."""
+    kind = AccountKind.POSITION.value
+    opened = {
+        position_account_id(currency, lane): AccountOpened(None, currency, kind, f"Position {currency}", is_default=False)
+        for currency in currencies
+    }
+    _ensure_own(session, opened, origin)
+
+
+def _ensure_own(session: Session, opened: Mapping[str, AccountOpened], origin: Origin) -> None:
+    """Open those of the bank's own accounts that are not there yet, in the order of their ids: two who open the same wait for
+    each other, and must not do so both at once."""
     there = text("SELECT id::text FROM accounts WHERE id = ANY(CAST(:ids AS uuid[]))")
-    for account_id in set(ids) - set(session.execute(there, {"ids": ids}).scalars()):
-        if _insert(session, account_id, event, None):
-            events.append(session, account_id, 1, event, origin)
+    for account_id in sorted(opened.keys() - set(session.execute(there, {"ids": list(opened)}).scalars())):
+        if _insert(session, account_id, opened[account_id], None):
+            events.append(session, account_id, 1, opened[account_id], origin)
 
 
 def _insert(session: Session, account_id: str, opened: AccountOpened, overdraft_limit: int | None) -> bool:

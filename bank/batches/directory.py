@@ -10,6 +10,8 @@ from bank.auth.guard import Principal
 from bank.batches.schemas import Item
 from bank.errors import Forbidden, NotFound
 from bank.events.types import Origin
+from bank.fx import service as fx
+from bank.fx.service import Price
 from bank.transactions.models import TransactionType
 from bank.transactions.parties import Party
 from bank.users.models import Role
@@ -58,6 +60,7 @@ class BatchDirectory:
             self._may_open = {row[0] for row in self._rows(_LOCK_USERS, {user_id for user_id, _ in missing})}
             self._defaults |= self._find_defaults(missing)
         self._noted: dict[_Pair, str] = {}
+        self._prices: dict[_Pair, Price] = {}
         owners = {party.user_id for party in self._accounts.values()} | {user_id for user_id, _ in receives | spends}
         self._staff = {row[0] for row in self._rows(_STAFF, owners)} if caller.role == Role.TELLER else set()
 
@@ -75,7 +78,7 @@ class BatchDirectory:
                 spends.add((caller.id, currency))
             user_id = body.get("to_user_id") or self._users.get(body.get("to_username", ""))
             if user_id is not None:
-                receives.add((user_id, currency))
+                receives.add((user_id, body.get("to_currency", currency)))
         return spends, receives
 
     def _find_defaults(self, pairs: Iterable[_Pair]) -> dict[_Pair, str]:
@@ -113,6 +116,13 @@ class BatchDirectory:
         """See Directory."""
         if owner_id in self._staff:
             raise Forbidden("Tellers act on customers' accounts.")
+
+    def price(self, currency: str, to_currency: str) -> Price:
+        """See Directory; the same for the whole batch."""
+        pair = (currency, to_currency)
+        if pair not in self._prices:
+            self._prices[pair] = fx.price(self.session, currency, to_currency)
+        return self._prices[pair]
 
     def open_noted(self, origin: Origin) -> None:
         """Open the accounts that were noted down."""

@@ -7,16 +7,13 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields
 
 from bank.batches.models import BatchMode
-from bank.batches.upload import Record
+from bank.batches.upload import MOST_ERRORS, Record
 from bank.transactions.models import TransactionStatus, TransactionType
 from bank.transactions.schemas import CreditOrDebit, DryRun, TransactionAnswer, Transfer
 from bank.web.fields import Choice, StrictSchema
 from bank.web.paging import PageSchema
 
 MOST_ITEMS = 10_000
-
-MOST_ERRORS = 100
-"""How many bad items of a batch are named: a client that has more has made one mistake many times."""
 
 _MODES = [mode.value for mode in BatchMode]
 _TYPES = [kind.value for kind in (TransactionType.CREDIT, TransactionType.DEBIT, TransactionType.TRANSFER)]
@@ -41,12 +38,16 @@ def _told(line: int | None, message: str) -> str:
 
 
 class BatchItem(CreditOrDebit, Transfer):
-    """A transaction of a batch: its type, and the fields that the route of that type takes."""
+    """A transaction of a batch: its type, and the fields that the route of that type takes. Exchanges are at the rate of today: a
+    quote is gone before a batch is put together."""
+
+    class Meta(Transfer.Meta):
+        exclude = ("quote_id",)
 
     type = Choice(_TYPES, required=True)
 
 
-_SCHEMAS = {"credit": CreditOrDebit(), "debit": CreditOrDebit(), "transfer": Transfer()}
+_SCHEMAS = {"credit": CreditOrDebit(), "debit": CreditOrDebit(), "transfer": Transfer(exclude=("quote_id",))}
 
 
 class Items(fields.List):

@@ -10,11 +10,13 @@ import orjson
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
+from bank.accounts import service as accounts
 from bank.auth.guard import Principal
 from bank.batches import store
 from bank.batches.directory import BatchDirectory
 from bank.batches.models import BatchMode
-from bank.batches.schemas import MOST_ERRORS, Item
+from bank.batches.schemas import Item
+from bank.batches.upload import MOST_ERRORS
 from bank.db import reader, unit_of_work
 from bank.errors import BankError, CurrencyMismatch, Forbidden, NotFound, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
@@ -80,7 +82,8 @@ def _events(
             intent = _intent(item, caller)
             found = intent.find(directory)
             # For one alone the ledger says so. An account's currency never changes, so here there is nothing to wait for.
-            if any(party is not None and party.currency != found.currency for party in (found.source, found.target)):
+            sides = ((found.source, found.currency), (found.target, found.to_currency))
+            if any(party is not None and party.currency != currency for party, currency in sides):
                 raise CurrencyMismatch
             events.append(event_of(intent, found, BATCH_LANE, now, batch_id=batch_id, batch_index=index))
         except (NotFound, Forbidden, Unprocessable) as error:
@@ -90,6 +93,9 @@ def _events(
     if errors:
         raise Unprocessable(errors=errors)
     directory.open_noted(origin)
+    exchanged = {currency for event in events if event.rate is not None for currency in (event.currency, event.to_currency)}
+    if exchanged:
+        accounts.ensure_positions(session, exchanged, BATCH_LANE, origin)
     return events
 
 

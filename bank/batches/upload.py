@@ -4,6 +4,8 @@ Read as strictly as JSON is: what two readers could understand differently is re
 """
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from bank.errors import MalformedRequest, Unprocessable
@@ -19,11 +21,15 @@ COLUMNS = (
     "to_username",
     "amount",
     "currency",
+    "to_currency",
     "description",
     "metadata",
     "reference",
     "effective_at",
 )
+
+MOST_ERRORS = 100
+"""How many bad items of a batch are named: a client that has more has made one mistake many times."""
 
 # A field, quoted or not, and what ends it. Python's own reader takes quotes in the middle of a field, and has no
 # number for the line where a record of several begins.
@@ -40,8 +46,8 @@ class Record(dict[str, Any]):
         self.line = line
 
 
-def read(data: bytes) -> list[Record]:
-    """The records of a CSV text. An empty field is one that is left out; `metadata` is JSON.
+def read(data: bytes, most: int) -> list[Record]:
+    """The records of a CSV text, no more than `most` and one. An empty field is one that is left out; `metadata` is JSON.
 
     Raises MalformedRequest for what is no CSV, and Unprocessable for a column that no transaction has; both name the line.
     """
@@ -51,12 +57,14 @@ def read(data: bytes) -> list[Record]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise MalformedRequest(f"Line {line}: not UTF-8.") from None
-    (_, header), *records = _split(text) or [(1, [""])]
+    # Eight megabytes of line ends would be gigabytes of records.
+    (_, header), *records = list(islice(_split(text), most + 2)) or [(1, [""])]
     if len(set(header)) < len(header):
         raise MalformedRequest("Line 1: the header has a name twice.")
     unknown = [name for name in header if name not in COLUMNS]
     if unknown:
-        raise Unprocessable(errors=[{"pointer": "/transactions", "message": f"Line 1: there is no field {name!r}."} for name in unknown])
+        errors = [{"pointer": "/transactions", "message": f"Line 1: there is no field {name!r}."} for name in unknown]
+        raise Unprocessable(errors=errors[:MOST_ERRORS])
     found = []
     for line, values in records:
         if len(values) != len(header):
@@ -76,9 +84,8 @@ def _value(line: int, name: str, value: str) -> Any:
         raise MalformedRequest(f"Line {line}: the metadata holds a character that cannot be stored.") from None
 
 
-def _split(text: str) -> list[tuple[int, list[str]]]:
+def _split(text: str) -> Iterator[tuple[int, list[str]]]:
     """The records, each with the line where it begins."""
-    records: list[tuple[int, list[str]]] = []
     position, line, begins = 0, 1, 1
     values: list[str] = []
     while position < len(text) or values:
@@ -90,8 +97,7 @@ def _split(text: str) -> list[tuple[int, list[str]]]:
         line += match[0].count("\n")
         position = match.end()
         if end != ",":
-            records.append((begins, values))
+            yield begins, values
             values, begins = [], line
             if not end:
-                break
-    return records
+                return

@@ -30,7 +30,7 @@ class _Parser(StrictParser):
         if req.mimetype != CSV:
             return super()._raw_load_json(req)
         told = {"mode": req.args["mode"]} if "mode" in req.args else {}
-        return {**told, "transactions": upload.read(req.get_data())}
+        return {**told, "transactions": upload.read(req.get_data(), schemas.MOST_ITEMS)}
 
 
 class _Blueprint(Blueprint):

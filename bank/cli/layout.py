@@ -112,6 +112,8 @@ class Layout:
         environment["BANK_ENV"] = environment.get("BANK_ENV") or "development"
         if environment["BANK_ENV"] == "development":
             environment["BANK_SELF_SERVICE_DEPOSITS"] = environment.get("BANK_SELF_SERVICE_DEPOSITS") or "true"
+            # The rates that are installed end on some day of the past, and shall do to play with.
+            environment["BANK_FX_MAX_AGE_DAYS"] = environment.get("BANK_FX_MAX_AGE_DAYS") or "99999"
         environment["JWT_SECRET_KEY"] = environment.get("JWT_SECRET_KEY") or secret(self.data_dir / "secrets" / "jwt")
         environment["BANK_SEAL_PUBLIC_KEYS"] = ",".join(filter(None, (environment.get("BANK_SEAL_PUBLIC_KEYS"), self.public_key)))
         for server in servers:

@@ -12,7 +12,7 @@ from rq_scheduler import Scheduler
 
 from bank.config import Config
 from bank.observability import logs
-from bank.processing.queue import QUEUE
+from bank.processing.queue import QUEUE, SLOW_QUEUE
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,11 @@ TICKS = {
     "bank.processing.expiry.expire_holds": 5,
     "bank.replay.jobs.sweep_replays": 5,
     "bank.processing.sample.check_sample": 60,
+    "bank.fx.jobs.refresh_rates": 3_600,
 }
+
+# What may take long, or waits for others, keeps nobody from posting.
+_SLOW = {"bank.fx.jobs.refresh_rates"}
 
 
 class JsonJob(Job):
@@ -51,7 +55,7 @@ class Clock(Scheduler):
                     interval=seconds,
                     id=tick,
                     description=tick,
-                    queue_name=QUEUE,
+                    queue_name=SLOW_QUEUE if task in _SLOW else QUEUE,
                 )
         return super().enqueue_jobs()
 

@@ -117,6 +117,8 @@ class TransactionSubmitted(Happened):
     voids_id: str | None = None
     # The quote whose rate and amounts these are; None: there was none.
     quote_id: str | None = None
+    # Of an exchange: `amount` at `rate` less `to_amount`, exactly, as a decimal of minor units; of its rollback see `bank.fx.service`.
+    remainder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,8 @@ class ScheduleCreated(Happened):
     to_account_id: str
     amount: int
     currency: str
+    # What arrives, at the rate of the day of each run; None: the same.
+    to_currency: str | None
     description: str | None
     reference: str | None
     metadata: dict[str, Any] | None
@@ -281,10 +285,10 @@ TYPES: dict[str, type[Happened]] = {
 
 NAMES = list(TYPES)
 
-_SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voids_id", "quote_id")
+_SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voids_id", "quote_id", "remainder")
 
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
-    # Before there were batches, holds and quotes.
+    # Before there were batches, holds and exchanges.
     ("TransactionSubmitted", 1): lambda data: {**data, **dict.fromkeys(_SINCE_VERSION_2)},
 }
 """What makes the data of a type's next version from the data of the version named here. A new version comes with

@@ -30,6 +30,21 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """What arrives in another currency than left, and the bank's own positions in the two, which take the one money and give the other.
+
+    Rate and rounding were agreed before; `remainder` is what that left of a minor unit, exactly, of the currency that was bought:
+    `to_currency`, or in a rollback, which goes the other way, the command's own.
+    """
+
+    to_amount: int
+    to_currency: str
+    from_position_id: str
+    to_position_id: str
+    remainder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Move `amount` minor units of `currency` from one account to another.
 
@@ -37,7 +52,7 @@ class Command:
     own account of that currency and lane. `reverses_id` makes it a rollback of that transaction.
     With `holds` the amount is reserved and not moved; `captures_id` makes it a capture, which moves what that hold has
     reserved, and `voids_id` a void, which lets all that is left of that hold go and moves nothing. Both name
-    the accounts of the hold.
+    the accounts of the hold. With an `exchange` other money arrives than left.
     """
 
     transaction_id: str
@@ -50,6 +65,12 @@ class Command:
     holds: bool = False
     captures_id: str | None = None
     voids_id: str | None = None
+    exchange: Exchange | None = None
+
+    @property
+    def arrives(self) -> int:
+        """What reaches the other account, in minor units of its currency; of a rollback what its original is less by."""
+        return self.exchange.to_amount if self.exchange is not None else self.amount
 
     @property
     def original_id(self) -> str | None:
@@ -122,10 +143,14 @@ class HoldDraft:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """The decision to post: two entries that sum to zero, and the mark on the original of a rollback or of a capture."""
+    """The decision to post: two entries that sum to zero, and the mark on the original of a rollback or of a capture.
+
+    Of an exchange there are four, which sum to zero in each currency: what left and what the bank's position took, what the
+    bank's other position gave and what arrived.
+    """
 
     command: Command
-    entries: tuple[EntryDraft, EntryDraft]
+    entries: tuple[EntryDraft, ...]
     reversal: ReversalDraft | None = None
     hold: HoldDraft | None = None
 
@@ -197,6 +222,8 @@ def _decide_one(command: Command, accounts: Mapping[str, AccountState], original
     original_id = command.original_id
     original = originals[original_id] if original_id is not None else None
     code = _objection(command, source, target, original)
+    if code is None and command.exchange is not None:
+        code = _objection_of_positions(command, command.exchange, accounts)
     if code is not None:
         return Refusal(command, code)
     if command.holds:
@@ -205,12 +232,27 @@ def _decide_one(command: Command, accounts: Mapping[str, AccountState], original
     if original is not None and command.voids_id is not None:
         return Release(command, let_go(original, source))
     hold = _take(original, source, command.amount) if original is not None and command.captures_id is not None else None
-    entries = (_move(source, -command.amount), _move(target, command.amount))
+    entries = (
+        (_move(source, -command.amount), _move(target, command.amount))
+        if command.exchange is None
+        else _exchange(command, command.exchange, source, target, accounts)
+    )
     if original is None or hold is not None:
         return Posting(command, entries, hold=hold)
-    original.rolled_back_amount += command.amount
+    original.rolled_back_amount += command.arrives
     original.version += 1
     return Posting(command, entries, ReversalDraft(original.transaction_id, original.rolled_back_amount, original.version))
+
+
+def _exchange(
+    command: Command, exchange: Exchange, source: AccountState, target: AccountState, accounts: Mapping[str, AccountState]
+) -> tuple[EntryDraft, ...]:
+    return (
+        _move(source, -command.amount),
+        _move(accounts[exchange.from_position_id], command.amount),
+        _move(accounts[exchange.to_position_id], -exchange.to_amount),
+        _move(target, exchange.to_amount),
+    )
 
 
 def let_go(hold: OriginalState, account: AccountState) -> HoldDraft:
@@ -238,7 +280,8 @@ def _objection(command: Command, source: AccountState, target: AccountState, ori
         return _objection_of_hold(original, original.held_amount)
     if source is target:
         return FailureCode.SAME_ACCOUNT
-    if source.currency != command.currency or target.currency != command.currency:
+    to_currency = command.exchange.to_currency if command.exchange is not None else command.currency
+    if source.currency != command.currency or target.currency != to_currency:
         return FailureCode.CURRENCY_MISMATCH
     if "closed" in (source.status, target.status):
         return FailureCode.ACCOUNT_CLOSED
@@ -255,13 +298,20 @@ def _objection(command: Command, source: AccountState, target: AccountState, ori
         left = original.amount - original.rolled_back_amount
         if left == 0:
             return FailureCode.ALREADY_ROLLED_BACK
-        if command.amount > left:
+        if command.arrives > left:
             return FailureCode.AMOUNT_EXCEEDS_ORIGINAL
     if source.overdraft_limit is not None and spendable - command.amount < -source.overdraft_limit:
         return FailureCode.INSUFFICIENT_FUNDS
-    if target.amount + command.amount > MAX_BALANCE or source.amount - command.amount < -MAX_BALANCE:
+    if target.amount + command.arrives > MAX_BALANCE or source.amount - command.amount < -MAX_BALANCE:
         return FailureCode.AMOUNT_OUT_OF_RANGE
     return None
+
+
+def _objection_of_positions(command: Command, exchange: Exchange, accounts: Mapping[str, AccountState]) -> FailureCode | None:
+    """They are the bank's own and have no limit but the ledger's range."""
+    takes, gives = accounts[exchange.from_position_id], accounts[exchange.to_position_id]
+    out = takes.amount + command.amount > MAX_BALANCE or gives.amount - exchange.to_amount < -MAX_BALANCE
+    return FailureCode.AMOUNT_OUT_OF_RANGE if out else None
 
 
 def _objection_of_hold(hold: OriginalState, amount: int) -> FailureCode | None:

@@ -121,6 +121,10 @@ def _late_lanes(connection: Connection, _: Window | None) -> list[str]:
 _RFC3339 = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
+# What an id looks like, for a text that may be none.
+_ID = "'^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$'"
+
+
 def _object(data: str) -> str:
     """The event's data; an empty object where it is none, or the event is not there."""
     return f"CASE json_typeof({data}) WHEN 'object' THEN {data} ELSE '{{{{}}}}' END"
@@ -136,14 +140,15 @@ CHECKS: Sequence[Check] = (
         """SELECT e.transaction_id FROM {transactions} t JOIN entries e ON e.transaction_id = t.id
             GROUP BY e.transaction_id, e.currency HAVING sum(e.amount) <> 0""",
     ),
-    # Posted once and not twice, with the amount that was asked for; and nothing moved unless it was posted. What a hold was for
-    # is moved by its captures.
+    # Posted once and not twice, with the amounts that were asked for; and nothing moved unless it was posted. What a hold was for
+    # is moved by its captures. In each currency what came in is what was named: where money is exchanged, with the bank's position.
     _over_window(
         "transactions_move_their_amount",
         """SELECT t.id FROM {transactions} t LEFT JOIN entries e ON e.transaction_id = t.id
-            GROUP BY t.id, t.status, t.amount, t.expires_at
+            GROUP BY t.id, t.status, t.amount, t.currency, t.to_amount, t.to_currency, t.expires_at
            HAVING CASE WHEN t.status IN ('completed', 'rolled_back') AND t.expires_at IS NULL
                        THEN COALESCE(sum(e.amount) FILTER (WHERE e.amount > 0 AND e.currency = t.currency), 0) <> t.amount
+                            OR COALESCE(sum(e.amount) FILTER (WHERE e.amount > 0 AND e.currency = t.to_currency), 0) <> t.to_amount
                        ELSE count(e.version) > 0 END""",
     ),
     # The schema has no foreign keys for this (see docs/decisions/0003).
@@ -203,6 +208,15 @@ CHECKS: Sequence[Check] = (
             WHERE t.expires_at IS NOT NULL
             GROUP BY t.id, t.captured_amount HAVING t.captured_amount <> COALESCE(sum(c.amount), 0)""",
     ),
+    # Told by each exchange of the position in the currency that was bought, which in a rollback is the one that goes back.
+    _over_window(
+        "remainder_is_sum_of_exchanges",
+        """SELECT b.account_id FROM {balances} b
+             LEFT JOIN accounts a ON a.id = b.account_id AND a.kind = 'position' LEFT JOIN {entries} e ON e.account_id = a.id
+             LEFT JOIN transactions t ON t.id = e.transaction_id AND t.remainder ~ '^-?[0-9]+([.][0-9]+)?$'
+                                     AND CASE t.type WHEN 'rollback' THEN t.currency ELSE t.to_currency END = b.currency
+            GROUP BY b.account_id, b.remainder HAVING b.remainder <> COALESCE(sum(t.remainder::numeric), 0)""",
+    ),
     Check("currencies_sum_to_zero", False, _unbalanced_currencies),
     _over_window(
         "streams_have_no_gaps",
@@ -238,7 +252,7 @@ CHECKS: Sequence[Check] = (
                 AS told (lane text, type text, from_user_id text, to_user_id text, from_account_id text, to_account_id text,
                          amount text, currency text, to_amount text, to_currency text, rate text, description text, reference text,
                          metadata text, reverses_id text, expires_at text, captures_id text, voids_id text, effective_at text,
-                         batch_id text, batch_index text)
+                         batch_id text, batch_index text, remainder text, quote_id text)
              CROSS JOIN LATERAL (SELECT {_object("f.data")} ->> 'failure_code' AS failure_code,
                                         COALESCE({_object("r.data")} ->> 'rolled_back_amount', '0') AS rolled_back_amount,
                                         COALESCE({_object("h.data")} ->> 'captured_amount', '0') AS captured_amount,
@@ -246,15 +260,16 @@ CHECKS: Sequence[Check] = (
                                              WHEN f.type = 'TransactionHeld' AND h.type IS NULL THEN {_object("f.data")} ->> 'amount'
                                              ELSE '0' END AS held_amount) became
              WHERE (t.seq, t.lane::text, t.type, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
-                    t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.description,
-                    t.reference, t.metadata::text, t.reverses_id::text, t.batch_id::text, t.batch_index::text,
+                    t.to_account_id::text, t.amount::text, t.currency, t.to_amount::text, t.to_currency, t.rate, t.remainder,
+                    t.quote_id::text, t.description, t.reference, t.metadata::text, t.reverses_id::text, t.batch_id::text,
+                    t.batch_index::text,
                     {_RFC3339.format("t.expires_at")}, t.captures_id::text, t.voids_id::text, {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.failure_code, t.completed_at,
                     t.rolled_back_amount::text, t.captured_amount::text, t.held_amount::text, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
-                    told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.description,
-                    told.reference, told.metadata, told.reverses_id, told.batch_id, told.batch_index,
+                    told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.remainder,
+                    told.quote_id, told.description, told.reference, told.metadata, told.reverses_id, told.batch_id, told.batch_index,
                     told.expires_at, told.captures_id, told.voids_id,
                     COALESCE(told.effective_at, {_RFC3339.format("s.recorded_at")}),
                     s.recorded_at, s.actor_id, became.failure_code,
@@ -272,12 +287,15 @@ CHECKS: Sequence[Check] = (
                 SELECT transaction_id, account_id::text, version::text, amount::text, balance::text, currency,
                        {_RFC3339.format("effective_at")} AS effective_at, posted_at, 1 AS number FROM {{sides}} e
                 UNION ALL
-                SELECT c.stream_id, entry ->> 0, entry ->> 1, entry ->> 2, entry ->> 3, {_object("s.data")} ->> 'currency',
+                SELECT c.stream_id, entry ->> 0, entry ->> 1, entry ->> 2, entry ->> 3,
+                       {_object("s.data")} ->> CASE WHEN place * 2 <= json_array_length(c.data -> 'entries')
+                                                    THEN 'currency' ELSE 'to_currency' END,
                        COALESCE({_object("s.data")} ->> 'effective_at', {_RFC3339.format("s.recorded_at")}), c.recorded_at, -1
                   FROM {{events_of_transactions}} c
                   LEFT JOIN {{submissions}} s ON s.stream_id = c.stream_id
                  CROSS JOIN LATERAL json_array_elements(
-                           CASE json_typeof({_object("c.data")} -> 'entries') WHEN 'array' THEN c.data -> 'entries' END) entry
+                           CASE json_typeof({_object("c.data")} -> 'entries') WHEN 'array' THEN c.data -> 'entries' END)
+                            WITH ORDINALITY AS told (entry, place)
                  WHERE c.type = 'TransactionCompleted') side
              GROUP BY transaction_id, account_id, version, amount, balance, currency, effective_at, posted_at
             HAVING sum(number) <> 0""",
@@ -316,7 +334,8 @@ CHECKS: Sequence[Check] = (
                    (v.actor_id, {_object("v.data")} ->> 'mode', {_object("v.data")} ->> 'items', v.recorded_at,
                     {_object("v.data")} ->> 'items')""",
     ),
-    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's.
+    # Each transaction of a schedule is named by one of its runs, and each that a run names is there and the schedule's. What a run names
+    # may be no id: the schedule stands for it then.
     _over_window(
         "scheduled_are_as_events_say",
         f"""SELECT t.id::text FROM {{transactions}} t
@@ -324,9 +343,9 @@ CHECKS: Sequence[Check] = (
                 ON r.stream_id = t.schedule_id AND r.transaction_id = t.id::text
              WHERE t.schedule_id IS NOT NULL GROUP BY t.id HAVING count(r.stream_id) <> 1
             UNION ALL
-            SELECT r.transaction_id
+            SELECT COALESCE(t.id, r.stream_id)::text
               FROM (SELECT stream_id, {_object("data")} ->> 'transaction_id' AS transaction_id FROM {{runs}} v) r
-              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ '^[0-9a-f-]{{{{36}}}}$' THEN r.transaction_id::uuid END
+              LEFT JOIN transactions t ON t.id = CASE WHEN r.transaction_id ~ {_ID} THEN r.transaction_id::uuid END
              WHERE r.transaction_id IS NOT NULL AND t.schedule_id IS DISTINCT FROM r.stream_id""",
     ),
     _over_window(

@@ -33,6 +33,9 @@ class Balance(Base):
     # How far below zero `amount - held` may go, in minor units; NULL: without limit (the bank's own).
     overdraft_limit: Mapped[int | None] = mapped_column(Minor)
     status: Mapped[str] = mapped_column(Text, server_default="active")
+    # Of a position of the bank's: what roundings left, summed exactly, in minor units. What customers were due is so much more than
+    # what was booked to them. Always 0 elsewhere.
+    remainder: Mapped[Decimal] = mapped_column(Numeric, server_default="0")
     # How many entries the account has: the version of its last entry.
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
     last_updated_at: Mapped[datetime] = mapped_column(Instant, server_default=text("now()"))

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bank.ledger.decide import AccountState, Command, HoldDraft, OriginalState, Outcome, Posting, Refusal, Reservation
-from bank.ledger.system import BATCH_LANE, outside_account_id
+from bank.ledger.decide import AccountState, Command, Exchange, HoldDraft, OriginalState, Outcome, Posting, Refusal, Reservation
+from bank.ledger.system import BATCH_LANE, outside_account_id, position_account_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ _LOCK_LANE = """
 
 _COLUMNS = """
     SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency,
-           effective_at, reverses_id::text, expires_at IS NOT NULL, captures_id::text, voids_id::text, awaited, created_at,
-           batch_id::text
+           effective_at, reverses_id::text, expires_at IS NOT NULL, captures_id::text, voids_id::text, to_amount, remainder,
+           awaited, created_at, batch_id::text
       FROM transactions
 """
 
@@ -116,7 +116,10 @@ def _of_one_kind(connection: Connection, seen: list[Pending]) -> tuple[list[Pend
 
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
-    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, *points_at, awaited, created_at, batch_id = row
+    seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, *rest = row
+    *points_at, to_amount, remainder, awaited, created_at, batch_id = rest
+    if remainder is not None:
+        points_at.append(exchange(lane, currency, to_amount, to_currency, remainder))
     command = Command(
         transaction_id,
         source or outside_account_id(currency, lane),
@@ -127,6 +130,11 @@ def _pending(lane: int, row: Sequence[Any]) -> Pending:
         *points_at,
     )
     return Pending(seq, kind, command, awaited, created_at, batch_id)
+
+
+def exchange(lane: int, currency: str, to_amount: int, to_currency: str, remainder: str) -> Exchange:
+    """What a command says of an exchange that was agreed, with the bank's positions on that lane."""
+    return Exchange(to_amount, to_currency, position_account_id(currency, lane), position_account_id(to_currency, lane), remainder)
 
 
 _ACCOUNTS = """
@@ -157,6 +165,8 @@ def load_states(connection: Connection, commands: Sequence[Command], *, lock: bo
     for command in commands:
         ids.add(command.from_account_id)
         ids.add(command.to_account_id)
+        if command.exchange is not None:
+            ids.update((command.exchange.from_position_id, command.exchange.to_position_id))
         effective.append(command.effective_at)
         original_id = command.original_id
         if original_id is not None:
@@ -211,8 +221,9 @@ def expiring(connection: Connection, limit: int) -> list[Command]:
 
 
 # One statement and one round trip for the whole batch. Every part but the first reads what the
-# parts before it returned; PostgreSQL runs them as one, on one snapshot.
-_WRITE = """
+# parts before it returned; PostgreSQL runs them as one, on one snapshot. There are two of them: where nothing is exchanged, posting
+# pays nothing for the bank's positions, which are the two more sides that an exchange has.
+_WRITE_SIDES = """
 WITH final AS (
     UPDATE transactions t
        SET status = CASE WHEN f.source IS NOT NULL THEN 'completed' WHEN f.failure_code IS NOT NULL THEN 'failed'
@@ -223,19 +234,20 @@ WITH final AS (
                                THEN %(posted_at)s::timestamptz END
       FROM unnest(%(ids)s::uuid[], %(failures)s::text[],
                   %(sources)s::uuid[], %(source_versions)s::bigint[], %(source_balances)s::bigint[],
-                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]) WITH ORDINALITY
-        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance, number)
+                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]<<arrays>>) WITH ORDINALITY
+        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance<<names>>, number)
      WHERE t.id = f.id AND t.status = 'pending'
-    RETURNING t.id, t.status, t.from_account_id, t.amount, t.currency, t.effective_at, t.request_id, t.trace_id, f.failure_code,
-              f.source, f.source_version, f.source_balance, f.target, f.target_version, f.target_balance, f.number
+    RETURNING t.id, t.status, t.from_account_id, t.amount, t.currency, t.to_amount, t.to_currency, t.effective_at, t.request_id,
+              t.trace_id, f.failure_code, f.source, f.source_version, f.source_balance, f.target, f.target_version,
+              f.target_balance<<names>>, f.number
 ), logged AS (
     INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
     SELECT id, 2,
            CASE status WHEN 'completed' THEN 'TransactionCompleted' WHEN 'failed' THEN 'TransactionFailed'
                        WHEN 'held' THEN 'TransactionHeld' ELSE 'TransactionVoided' END,
            CASE status WHEN 'completed'
-                THEN format('{"entries":[["%%s",%%s,-%%s,%%s],["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
-                            source_balance, target, target_version, amount, target_balance)
+                THEN format('{"entries":[["%%s",%%s,-%%s,%%s],<<told>>["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
+                            source_balance, <<values>>target, target_version, to_amount, target_balance)
                 WHEN 'failed' THEN format('{"failure_code":"%%s"}', failure_code)
                 WHEN 'held' THEN format('{"account_id":"%%s","amount":%%s}', from_account_id, amount)
                 ELSE '{}' END::json,
@@ -243,12 +255,12 @@ WITH final AS (
       FROM final ORDER BY number
 ), posted AS (
     INSERT INTO entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
-    SELECT side.account_id, side.version, f.id, f.currency, side.amount, side.balance, f.effective_at, %(posted_at)s
+    SELECT side.account_id, side.version, f.id, side.currency, side.amount, side.balance, f.effective_at, %(posted_at)s
       FROM final f CROSS JOIN LATERAL (
-               VALUES (source, source_version, -amount, source_balance),
-                      (target, target_version, amount, target_balance)
-           ) AS side (account_id, version, amount, balance)
-     WHERE f.source IS NOT NULL
+               VALUES (source, source_version, -amount, source_balance, currency),
+                      <<sides>>(target, target_version, to_amount, target_balance, to_currency)
+           ) AS side (account_id, version, amount, balance, currency)
+     WHERE side.account_id IS NOT NULL
     RETURNING account_id, amount, effective_at
 ), day AS (
     SELECT account_id, CAST(effective_at AT TIME ZONE 'UTC' AS date) AS day, sum(amount) AS change,
@@ -274,6 +286,39 @@ WITH final AS (
            debits = d.debits + EXCLUDED.debits, count = d.count + EXCLUDED.count
 )
 SELECT count(*) FROM final
+"""
+
+
+def _with_sides(**parts: str) -> str:
+    statement = _WRITE_SIDES
+    for name in ("arrays", "names", "told", "values", "sides"):
+        statement = statement.replace(f"<<{name}>>", parts.get(name, ""))
+    return statement
+
+
+_WRITE = _with_sides()
+
+# In a batch with exchanges the others have no positions, which are NULL.
+_WRITE_EXCHANGES = _with_sides(
+    arrays=""",
+                  %(takers)s::uuid[], %(taker_versions)s::bigint[], %(taker_balances)s::bigint[],
+                  %(givers)s::uuid[], %(giver_versions)s::bigint[], %(giver_balances)s::bigint[]""",
+    names=", taker, taker_version, taker_balance, giver, giver_version, giver_balance",
+    told="%%s",
+    values="""CASE WHEN taker IS NOT NULL
+                                 THEN format('["%%s",%%s,%%s,%%s],["%%s",%%s,-%%s,%%s],', taker, taker_version, amount, taker_balance,
+                                             giver, giver_version, to_amount, giver_balance) END,
+                            """,
+    sides="""(taker, taker_version, amount, taker_balance, currency),
+                      (giver, giver_version, -to_amount, giver_balance, to_currency),
+                      """,
+)
+
+# What roundings left is kept with the position in the currency that was bought.
+_KEEP_REMAINDERS = """
+    UPDATE balances b SET remainder = b.remainder + n.remainder
+      FROM (SELECT account_id, sum(remainder) AS remainder FROM unnest(%s::uuid[], %s::numeric[]) AS k (account_id, remainder) GROUP BY 1) n
+     WHERE b.account_id = n.account_id
 """
 
 # Backdated entries move the closing balances of the days behind theirs. The days of the batch itself
@@ -365,12 +410,19 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
     # The schema refuses a balance under its limit after each statement. What is held less is so before the money
     # moves, what is held more afterwards: in between every account has more to spend than at the end.
     _hold(connection, {account_id: change for account_id, change in changes.items() if change < 0})
-    written = connection.exec_driver_sql(_WRITE, _columns(ids, states.posted_at, outcomes)).scalar_one()
+    exchanges = [(outcome, outcome.command.exchange) for outcome in outcomes if isinstance(outcome, Posting) and outcome.command.exchange]
+    columns = _columns(ids, states.posted_at, outcomes)
+    if exchanges:
+        columns |= _positions(outcomes)
+    written = connection.exec_driver_sql(_WRITE_EXCHANGES if exchanges else _WRITE, columns).scalar_one()
     if written != len(outcomes):
         raise LaneLost(f"lane {claimed.lane}: {written} of {len(outcomes)} transactions were still pending")
     midnight = states.posted_at.replace(hour=0, minute=0, second=0, microsecond=0)
     if any(outcome.command.effective_at < midnight for outcome in outcomes):
         connection.exec_driver_sql(_MOVE_LATER_DAYS, {"ids": ids})
+    if exchanges:
+        bought = [each.from_position_id if posting.reversal else each.to_position_id for posting, each in exchanges]
+        connection.exec_driver_sql(_KEEP_REMAINDERS, (_array(bought), _array(each.remainder for _, each in exchanges)))
     _hold(connection, {account_id: change for account_id, change in changes.items() if change > 0})
     _mark_holds(
         connection,
@@ -440,7 +492,7 @@ def _mark_holds(connection: Connection, posted_at: datetime, marks: Sequence[tup
 def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The outcomes turned from rows into columns; what a refusal does not have is NULL."""
     rows = [
-        ("NULL", *_side(outcome, 0), *_side(outcome, 1))
+        ("NULL", *_side(outcome, 0), *_side(outcome, -1))
         if isinstance(outcome, Posting)
         else (outcome.code.value if isinstance(outcome, Refusal) else "NULL", *["NULL"] * 6)
         for outcome in outcomes
@@ -458,6 +510,16 @@ def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict
     return {"ids": ids, "posted_at": posted_at, **columns}
 
 
+def _positions(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """The columns of the two more sides that an exchange has; NULL in all others."""
+    rows = [
+        (*_side(outcome, 1), *_side(outcome, 2)) if isinstance(outcome, Posting) and outcome.command.exchange else ("NULL",) * 6
+        for outcome in outcomes
+    ]
+    names = ("takers", "taker_versions", "taker_balances", "givers", "giver_versions", "giver_balances")
+    return {name: _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
 def _side(posting: Posting, side: int) -> tuple[str, str, str]:
     entry = posting.entries[side]
     return entry.account_id, str(entry.version), str(entry.balance)
@@ -470,7 +532,7 @@ def _mark_originals(connection: Connection, posted_at: datetime, reversals: Sequ
         {
             "originals": _array(mark.original_id for _, mark in marks),
             "rollbacks": _array(command.transaction_id for command, _ in marks),
-            "amounts": _array(str(command.amount) for command, _ in marks),
+            "amounts": _array(str(command.arrives) for command, _ in marks),
             "sums": _array(str(mark.rolled_back_amount) for _, mark in marks),
             "versions": _array(str(mark.version) for _, mark in marks),
             "posted_at": posted_at,

@@ -1,6 +1,6 @@
-"""The bank's own accounts: the other side of money that comes from or goes to the outside.
+"""The bank's own accounts: the other side of money that comes from or goes to the outside, or becomes money of another currency.
 
-There is one for each currency and lane, so that lanes do not meet on one row. Their ids are
+There is one of each kind for each currency and lane, so that lanes do not meet on one row. Their ids are
 computed, so nobody has to look them up.
 """
 
@@ -17,6 +17,12 @@ _NAMESPACE = UUID("6f0f8b5e-7a54-4c7c-9d0e-2b1f2a8c9e10")
 def outside_account_id(currency: str, lane: int) -> str:
     """The id of the account that stands for the outside in `currency` on `lane` (UUIDv5, RFC 9562)."""
     return str(uuid5(_NAMESPACE, f"outside/{currency}/{lane}"))
+
+
+@cache
+def position_account_id(currency: str, lane: int) -> str:
+    """The id of the account that holds what exchanges on `lane` have brought the bank in `currency`, or owes what they took."""
+    return str(uuid5(_NAMESPACE, f"position/{currency}/{lane}"))
 
 
 def lane_of(account_id: str, lanes: int) -> int:

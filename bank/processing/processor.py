@@ -138,14 +138,14 @@ def drain_once(lane: int) -> int | None:
     try:
         written = _write(lane, config.batch_size, _decide)
     except DBAPIError as error:
-        if not _is_the_rows(error):
+        if not is_the_rows(error):
             raise
         log.error("batch_refused", lane=lane, exc_info=error)
         return _one_by_one(lane, config.batch_size)
     return _counted(lane, written)
 
 
-def _is_the_rows(error: DBAPIError) -> bool:
+def is_the_rows(error: DBAPIError) -> bool:
     """Whether the database refused what was to be written, and not to write: SQLSTATE classes 22 (data) and 23
     (constraints), but not a missing account or lane (23503), which is a fault of the set-up."""
     sqlstate = getattr(error.orig, "pgcode", None) or ""
@@ -158,7 +158,7 @@ def _one_by_one(lane: int, limit: int) -> int | None:
         try:
             written = _write(lane, 1, _decide)
         except DBAPIError as error:
-            if not _is_the_rows(error):
+            if not is_the_rows(error):
                 raise
             # The client has our 202 and must hear how it ended: nothing moved, and it was our fault.
             log.error("transaction_refused", lane=lane, exc_info=error)

@@ -175,12 +175,13 @@ STATEMENTS = [
         , completed AS (
             UPDATE {SHADOW}.transactions t SET status = 'completed', completed_at = e.recorded_at, version = e.version
               FROM event e WHERE t.id = e.stream_id
-            RETURNING t.id, t.currency, t.effective_at, e.data, e.recorded_at
+            RETURNING t.id, t.type, t.currency, t.to_currency, t.remainder, t.effective_at, e.data, e.recorded_at
         ), posted AS (
             INSERT INTO {SHADOW}.entries (account_id, version, transaction_id, currency, amount, balance, effective_at, posted_at)
-            SELECT (entry->>0)::uuid, (entry->>1)::bigint, id, currency, (entry->>2)::bigint, (entry->>3)::bigint,
-                   effective_at, recorded_at
-              FROM completed CROSS JOIN LATERAL json_array_elements(data->'entries') entry
+            SELECT (entry->>0)::uuid, (entry->>1)::bigint, id,
+                   CASE WHEN number * 2 <= json_array_length(data->'entries') THEN currency ELSE to_currency END,
+                   (entry->>2)::bigint, (entry->>3)::bigint, effective_at, recorded_at
+              FROM completed CROSS JOIN LATERAL json_array_elements(data->'entries') WITH ORDINALITY AS e (entry, number)
             RETURNING account_id, version, balance, effective_at, posted_at
         ), last AS (
             SELECT DISTINCT ON (account_id) * FROM posted ORDER BY account_id, version DESC
@@ -189,8 +190,14 @@ STATEMENTS = [
             SELECT account_id, min((effective_at AT TIME ZONE 'UTC')::date) FROM posted GROUP BY 1
             ON CONFLICT (account_id) DO UPDATE SET day = least(t.day, EXCLUDED.day)
         )
-        UPDATE {SHADOW}.balances b SET amount = l.balance, version = l.version, last_updated_at = l.posted_at
-          FROM last l WHERE b.account_id = l.account_id
+        , left_over AS (
+            SELECT CASE type WHEN 'rollback' THEN data->'entries'->1->>0 ELSE data->'entries'->2->>0 END::uuid AS account_id,
+                   sum(remainder::numeric) AS remainder
+              FROM completed WHERE remainder IS NOT NULL GROUP BY 1
+        )
+        UPDATE {SHADOW}.balances b
+           SET amount = l.balance, version = l.version, last_updated_at = l.posted_at, remainder = b.remainder + COALESCE(o.remainder, 0)
+          FROM last l LEFT JOIN left_over o USING (account_id) WHERE b.account_id = l.account_id
         """,
     ),
     _of(

@@ -25,6 +25,10 @@ _REPLACED = "replaced"
 # Users stay: a password hash is in no event. Their rows are put right in place.
 _SWAPPED = [table for table in TABLES if table != "users"]
 
+# What is looked at before anything is written, by transfers, ticks and requests about a transaction. The latter's keys to
+# users are checked last.
+_FIRST = ("accounts", "schedules", "transactions")
+
 # Who holds up the swap is not held up by it for long: it gives way and tries again.
 _LOCK_PATIENCE = "250ms"
 _STATEMENT_PATIENCE = "2s"
@@ -41,6 +45,9 @@ def swap(position: int) -> float:
     Raises Unavailable when the locks could not be had in many tries.
     """
     pause, longest, held_up_by = Event(), 0.0, None
+    # Nearly all of them here, where nobody waits.
+    with shadow.patient() as session:
+        session.connection().exec_driver_sql(_RUNS_THAT_ARE_OVER)
     for _ in range(_TRIES):
         position = shadow.catch_up(position)
         started = time.monotonic()
@@ -101,15 +108,18 @@ def _definitions(connection: Connection) -> _Definitions:
 
 
 def _swap(connection: Connection) -> None:
-    # Drains first: while none runs, nobody else holds locks for long. They skip a lane that is taken. Then the log, which
-    # everybody writes to who changes a projection; and what refers before what it refers to, since keys are checked last.
+    # Drains first: while none runs, nobody else holds locks for long. They skip a lane that is taken.
     connection.exec_driver_sql("SELECT FROM lanes ORDER BY lane FOR UPDATE")
-    connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     had = _definitions(connection)
+    # Then in the order in which a request comes by: idempotency keys, parties, and at the end the log, which everybody writes to who
+    # changes a projection. Who is past the first of these finishes, and who comes waits there, holding nothing that is wanted here.
     referring = sorted({table for table, _, _ in had.foreign})
-    connection.exec_driver_sql(f"LOCK TABLE {', '.join([*reversed(TABLES), *referring])} IN ACCESS EXCLUSIVE MODE")
+    tables = [*referring, *_FIRST, *(table for table in TABLES if table not in _FIRST)]
+    connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+    connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
     shadow.apply(connection, connection.exec_driver_sql("SELECT COALESCE(max(position), 0) FROM events").scalar_one())
     shadow.close(connection)
+    connection.exec_driver_sql(_RUNS_THAT_ARE_OVER)
     for statement in _USERS:
         connection.exec_driver_sql(statement)
     # Those of the old tables too, and here, where the tables they point at are locked: dropping the tables then disturbs nobody.
@@ -126,6 +136,15 @@ def _swap(connection: Connection) -> None:
         connection.exec_driver_sql(definition)
     shadow.drop(connection)
 
+
+# No event tells that a run needs no further look. One that failed, and was given up since its schedule was paused, must not be tried
+# again months later because the tables were made anew.
+_RUNS_THAT_ARE_OVER = f"""
+    UPDATE {SHADOW}.schedule_runs told SET look_at = NULL
+      FROM schedule_runs live
+     WHERE live.schedule_id = told.schedule_id AND live.due_at = told.due_at AND live.attempts = told.attempts
+       AND live.look_at IS NULL AND told.look_at IS NOT NULL
+"""
 
 # A user that no event tells of is left alone: the comparison names it.
 _USERS = (

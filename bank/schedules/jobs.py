@@ -11,11 +11,16 @@ from itertools import chain
 
 import structlog
 from flask import current_app
-from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
+from bank.accounts import service as accounts
 from bank.config import Config
 from bank.db import unit_of_work
-from bank.events.types import ScheduleRan, ScheduleSkipped, TransactionSubmitted
+from bank.errors import RateUnavailable, Unprocessable
+from bank.events.types import Origin, ScheduleRan, ScheduleSkipped, TransactionSubmitted
+from bank.fx import service as fx
+from bank.fx.service import Agreed
+from bank.ledger.decide import FailureCode
 from bank.ledger.system import lane_of
 from bank.processing.counters import counters
 from bank.processing.queue import bells
@@ -32,7 +37,8 @@ log = structlog.get_logger(__name__)
 _MOST_SCHEDULES = 500
 _MOST_RUNS = 10
 
-# A worker that could be posting goes back to it; what is left is the next tick's.
+# A worker that could be posting goes back to it; what is left is the next tick's. Nor is a unit of work kept open for longer over
+# rules that take long to look through: the database ends it when it idles, and the next tick would begin with the same ones.
 _LONGEST_SECONDS = 1.0
 
 # A run that is found due later than this was missed: nobody looked for longer than a restart takes.
@@ -55,29 +61,39 @@ def run_due(now: datetime | None = None) -> int:
     return done
 
 
-_Work = Callable[[Connection, datetime], tuple[list[Due], list[Run]]]
+_Work = Callable[[Session, datetime], tuple[list[Due], list[Run]]]
 
 
 def _take(work: _Work, now: datetime | None) -> int:
     with unit_of_work() as session:
         connection = session.connection()
         at: datetime = now or connection.exec_driver_sql("SELECT now()").scalar_one()
-        schedules, runs = work(connection, at)
+        schedules, runs = work(session, at)
         if runs:
             store.record(connection, schedules, runs)
     lanes = [run.transaction[1].lane for run in runs if run.transaction is not None]
-    for _ in lanes:
-        counters.accepted(TransactionType.TRANSFER.value)
+    if lanes:
+        counters.accepted(TransactionType.TRANSFER.value, len(lanes))
     for lane in sorted(set(lanes)):
         bells.ring(lane)
     return len(schedules)
 
 
-def _run(connection: Connection, now: datetime) -> tuple[list[Due], list[Run]]:
-    """The schedules that are due, moved on, and their runs."""
-    schedules, runs = store.claim_due(connection, now, _MOST_SCHEDULES), []
-    for schedule in schedules:
-        due, following = due_runs(schedule, now)
+def _run(session: Session, now: datetime) -> tuple[list[Due], list[Run]]:
+    """Schedules that are due, moved on, and their runs."""
+    schedules: list[Due] = []
+    runs: list[Run] = []
+    started = time.monotonic()
+    for schedule in store.claim_due(session.connection(), now, _MOST_SCHEDULES):
+        if time.monotonic() - started > _LONGEST_SECONDS:
+            break
+        try:
+            due, following = due_runs(schedule, now)
+        except (LookupError, ValueError) as error:
+            # A rule or a zone that this version does not know: it stays due, and everybody else's run.
+            log.error("schedule_not_understood", schedule_id=schedule.id, exc_info=error)
+            continue
+        schedules.append(schedule)
         for due_at, next_run_at in zip(due, [*due[1:], following], strict=True):
             schedule.next_run_at = next_run_at
             if schedule.misfire == Misfire.SKIP and now - due_at > _MISSED_AFTER:
@@ -85,7 +101,7 @@ def _run(connection: Connection, now: datetime) -> tuple[list[Due], list[Run]]:
                 skipped = ScheduleSkipped(due_at=_told(due_at), next_run_at=timestamp(next_run_at))
                 runs.append(Run(schedule.id, schedule.version, skipped, schedule.created_by))
             else:
-                runs.append(_try(schedule, due_at, 1, now))
+                runs.append(_try(session, schedule, due_at, 1, now))
     return schedules, runs
 
 
@@ -101,29 +117,38 @@ def due_runs(schedule: Due, now: datetime) -> tuple[list[datetime], datetime | N
     return due, None
 
 
-def _retry(connection: Connection, now: datetime) -> tuple[list[Due], list[Run]]:
+def _retry(session: Session, now: datetime) -> tuple[list[Due], list[Run]]:
     """The schedules with runs that failed and are tried again, and these tries. What is decided meanwhile, or stopped, is done with."""
-    claimed, runs, looks = store.claim_retries(connection, now, _MOST_SCHEDULES), [], []
+    claimed, runs, looks = store.claim_retries(session.connection(), now, _MOST_SCHEDULES), [], []
     for tried in claimed:
         if tried.outcome == "failed":
-            runs.append(_try(tried.schedule, tried.due_at, tried.attempts + 1, now))
+            runs.append(_try(session, tried.schedule, tried.due_at, tried.attempts + 1, now))
         else:
             looks.append((tried, now + timedelta(seconds=tried.schedule.retry_delay_seconds) if tried.outcome == "pending" else None))
     if looks:
-        store.look_later(connection, looks)
+        store.look_later(session.connection(), looks)
     return list({tried.schedule.id: tried.schedule for tried in claimed}.values()), runs
 
 
-def _try(schedule: Due, due_at: datetime, attempt: int, now: datetime) -> Run:
+def _try(session: Session, schedule: Due, due_at: datetime, attempt: int, now: datetime) -> Run:
     """The next event of a schedule: a try of one run, with the transaction that it submits unless it may not."""
     schedule.version += 1
-    transaction = None if schedule.refused else (new_id(), _submission(schedule))
+    refused, agreed = schedule.refused, None
+    if schedule.to_currency is not None and not refused:
+        try:
+            agreed = fx.agree(schedule.amount, schedule.currency, fx.price(session, schedule.currency, schedule.to_currency))
+        except RateUnavailable as error:
+            refused = error.code
+        except Unprocessable:
+            # Less than a minor unit at the rate of today, or more than the ledger takes.
+            refused = FailureCode.AMOUNT_OUT_OF_RANGE.value
+    transaction = None if refused else (new_id(), _submission(session, schedule, agreed))
     again = attempt < schedule.retry_attempts
     event = ScheduleRan(
         due_at=_told(due_at),
         attempt=attempt,
         transaction_id=transaction[0] if transaction else None,
-        failure_code=schedule.refused,
+        failure_code=refused,
         retry_at=timestamp(now + timedelta(seconds=schedule.retry_delay_seconds)) if again else None,
         next_run_at=timestamp(schedule.next_run_at),
     )
@@ -134,10 +159,13 @@ def _told(moment: datetime) -> str:
     return timestamp(moment) or ""
 
 
-def _submission(schedule: Due) -> TransactionSubmitted:
+def _submission(session: Session, schedule: Due, agreed: Agreed | None) -> TransactionSubmitted:
     config: Config = current_app.config["BANK"]
+    lane = lane_of(schedule.from_account_id, config.lanes)
+    if agreed is not None:
+        accounts.ensure_positions(session, (schedule.currency, agreed.to_currency), lane, Origin(actor_id=schedule.created_by))
     return TransactionSubmitted(
-        lane=lane_of(schedule.from_account_id, config.lanes),
+        lane=lane,
         type=TransactionType.TRANSFER.value,
         from_user_id=schedule.from_user_id,
         to_user_id=schedule.to_user_id,
@@ -145,13 +173,14 @@ def _submission(schedule: Due) -> TransactionSubmitted:
         to_account_id=schedule.to_account_id,
         amount=schedule.amount,
         currency=schedule.currency,
-        to_amount=schedule.amount,
-        to_currency=schedule.currency,
-        rate=None,
+        to_amount=agreed.to_amount if agreed else schedule.amount,
+        to_currency=agreed.to_currency if agreed else schedule.currency,
+        rate=agreed.rate if agreed else None,
         description=schedule.description,
         reference=schedule.reference,
         metadata=schedule.metadata,
         reverses_id=None,
         awaited=False,
         effective_at=None,
+        remainder=agreed.remainder if agreed else None,
     )

@@ -44,6 +44,8 @@ class Schedule(Base):
     # Minor units of `currency`.
     amount: Mapped[int] = mapped_column(Minor)
     currency: Mapped[str] = mapped_column(Text)
+    # What arrives, at the rate of the day of each run; NULL: the same.
+    to_currency: Mapped[str | None] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
     reference: Mapped[str | None] = mapped_column(Text)
     # `metadata` is a word of SQLAlchemy's.

@@ -28,6 +28,7 @@ class ScheduledTransfer(Transfer):
             "to_username",
             "amount",
             "currency",
+            "to_currency",
             "description",
             "metadata",
             "reference",
@@ -42,7 +43,7 @@ class Recurrence(StrictSchema):
         most=500,
         metadata={
             "description": "RFC 5545: HOURLY to YEARLY with INTERVAL, COUNT or UNTIL, BYMONTH, BYMONTHDAY, BYDAY, BYHOUR, BYMINUTE, "
-            "BYSETPOS and WKST; once an hour at most, and at least every ten years.",
+            "BYSETPOS and WKST; once an hour at most, at least every ten years, and with COUNT for a hundred years at most.",
             **_RRULE,
         },
     )
@@ -146,6 +147,7 @@ class ScheduledTransferAnswer(Schema):
     to_account_id = fields.UUID()
     amount = fields.String(metadata={"example": "12.34"})
     currency = fields.String(metadata={"example": "USD"})
+    to_currency = fields.String(metadata={"example": "USD", "description": "What arrives, at the rate of the day of each run."})
     description = fields.String(allow_none=True)
     reference = fields.String(allow_none=True)
     metadata = fields.Dict(keys=fields.String(), values=fields.String())

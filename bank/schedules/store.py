@@ -16,21 +16,22 @@ from bank.transactions.store import KeyToStore
 
 COLUMNS = """
     s.id::text, s.status, s.created_by::text, s.name, s.from_user_id::text, s.to_user_id::text, s.from_account_id::text,
-    s.to_account_id::text, s.amount, s.currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone, s.starts_at,
-    s.month_end, s.ends_at, s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, s.version, s.created_at, s.updated_at
+    s.to_account_id::text, s.amount, s.currency, s.to_currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone,
+    s.starts_at, s.month_end, s.ends_at, s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, s.version, s.created_at,
+    s.updated_at
 """
 
 ROWS_OF_EVENTS_OF_SCHEDULES = """
-INSERT INTO {into} (id, status, created_by, name, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency, description,
-                    reference, metadata, run_at, rrule, time_zone, starts_at, month_end, ends_at, misfire, retry_attempts,
+INSERT INTO {into} (id, status, created_by, name, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency, to_currency,
+                    description, reference, metadata, run_at, rrule, time_zone, starts_at, month_end, ends_at, misfire, retry_attempts,
                     retry_delay_seconds, next_run_at, version, created_at, updated_at)
 SELECT e.stream_id, 'active', s.created_by, s.name, s.from_user_id, s.to_user_id, s.from_account_id, s.to_account_id, s.amount,
-       s.currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone, s.starts_at, s.month_end, s.ends_at,
-       s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, 1, e.recorded_at, e.recorded_at
+       s.currency, s.to_currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone, s.starts_at, s.month_end,
+       s.ends_at, s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, 1, e.recorded_at, e.recorded_at
   FROM {events} e
  CROSS JOIN LATERAL json_to_record(e.data)
     AS s (created_by uuid, name text, from_user_id uuid, to_user_id uuid, from_account_id uuid, to_account_id uuid, amount bigint,
-          currency text, description text, reference text, metadata json, run_at timestamptz, rrule text, time_zone text,
+          currency text, to_currency text, description text, reference text, metadata json, run_at timestamptz, rrule text, time_zone text,
           starts_at timestamptz, month_end text, ends_at timestamptz, misfire text, retry_attempts smallint,
           retry_delay_seconds int, next_run_at timestamptz)
 """
@@ -178,6 +179,7 @@ class Due:
     to_account_id: str
     amount: int
     currency: str
+    to_currency: str | None
     description: str | None
     reference: str | None
     metadata: dict[str, Any] | None
@@ -193,8 +195,8 @@ class Due:
 # Who asked for it must still be allowed to: what `bank.transactions.parties.transfer` asks of a caller, asked anew.
 _CLAIMED = """
     s.id::text, s.created_by::text, s.from_user_id::text, s.to_user_id::text, s.from_account_id::text, s.to_account_id::text,
-    s.amount, s.currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone, s.starts_at, s.month_end, s.ends_at,
-    s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, s.version,
+    s.amount, s.currency, s.to_currency, s.description, s.reference, s.metadata, s.run_at, s.rrule, s.time_zone, s.starts_at,
+    s.month_end, s.ends_at, s.misfire, s.retry_attempts, s.retry_delay_seconds, s.next_run_at, s.version,
     CASE WHEN 'deleted' IN (c.status, o.status) THEN 'user_deleted'
          WHEN 'frozen' IN (c.status, o.status) THEN 'user_frozen'
          WHEN c.role = 'auditor' OR (c.role <> 'admin' AND c.id <> o.id) THEN 'forbidden' END AS refused
@@ -212,13 +214,15 @@ def claim_due(connection: Connection, now: datetime, limit: int) -> list[Due]:
 
 
 def _due(row: Sequence[Any]) -> Due:
-    return Due(*(*row[:11], Timing(*row[11:17]), *row[17:23]))
+    return Due(*(*row[:12], Timing(*row[12:18]), *row[18:24]))
 
 
+# Who finds a run that another tick has tried again since the statement began gets its new row, and no transaction beside it: the one
+# that was joined is that of the try before. It is looked at again, and not taken for one that came to no transaction.
 _CLAIM_RETRIES = f"""
     SELECT {_CLAIMED}, r.due_at, r.attempts,
            CASE WHEN s.status IN ('paused', 'deleted') THEN 'over'
-                WHEN t.status = 'pending' THEN 'pending'
+                WHEN t.status = 'pending' OR (t.status IS NULL AND r.transaction_id IS NOT NULL) THEN 'pending'
                 WHEN t.status IS NULL OR t.status = 'failed' THEN 'failed'
                 ELSE 'over' END
       FROM schedule_runs r JOIN schedules s ON s.id = r.schedule_id
@@ -241,7 +245,7 @@ class Tried:
 def claim_retries(connection: Connection, now: datetime, limit: int) -> list[Tried]:
     """Lock up to `limit` runs that are to be looked at, with their schedules. Runs of one schedule share one `Due`."""
     schedules: dict[str, Due] = {}
-    return [Tried(schedules.setdefault(row[0], _due(row)), *row[23:]) for row in connection.exec_driver_sql(_CLAIM_RETRIES, (now, limit))]
+    return [Tried(schedules.setdefault(row[0], _due(row)), *row[24:]) for row in connection.exec_driver_sql(_CLAIM_RETRIES, (now, limit))]
 
 
 _LOOK_LATER = """

@@ -1,7 +1,7 @@
 """When a schedule runs: once, or by a rule in the wall time of a zone; every answer is an instant in UTC."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -13,6 +13,10 @@ from bank.schedules.rule import InvalidRule, Rule
 
 # No clock was ever put forward by more: Samoa left a whole day out. So what is later by the wall is at most this much earlier.
 _LONGEST_JUMP = timedelta(days=1)
+
+# How far COUNT may reach. Its runs are walked through when the rule is taken in: every 29th of February until the end of all
+# calendars would keep a process busy for half a minute.
+_LONGEST_COUNT = timedelta(days=36_525)
 
 
 @cache
@@ -45,7 +49,7 @@ class Timing:
             raise InvalidRule("It matches nothing within ten years of its start.")
         ends_at = rule.until
         if rule.count is not None:
-            ends_at = list(islice(endless.runs(starts_at, inclusive=True), rule.count))[-1]
+            ends_at = _last_of(islice(endless.runs(starts_at, inclusive=True), rule.count), starts_at + _LONGEST_COUNT)
         elif ends_at is None and len(list(islice(endless.runs(starts_at, inclusive=True), 2))) < 2:
             raise InvalidRule("It leaves gaps of more than ten years.")
         return cls(None, rrule, time_zone, starts_at, month_end, ends_at)
@@ -90,3 +94,12 @@ class Timing:
     def local(self, instant: datetime) -> datetime:
         """The instant as the clocks of the schedule's zone show it; in UTC where it has none."""
         return instant.astimezone(ZoneInfo(self.time_zone) if self.time_zone else UTC)
+
+
+def _last_of(runs: Iterable[datetime], latest: datetime) -> datetime | None:
+    """The last of the runs. Raises InvalidRule where it comes after `latest`, and looks no further then."""
+    last: datetime | None = None
+    for last in runs:
+        if last > latest:
+            raise InvalidRule("COUNT reaches further than a hundred years.")
+    return last

@@ -9,18 +9,19 @@ from bank.events.types import Origin, TransactionSubmitted
 
 ROWS_OF_EVENTS = """
 INSERT INTO {into} (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency,
-                    to_amount, to_currency, rate, description, reference, metadata, reverses_id, expires_at, captures_id, voids_id,
-                    awaited, batch_id, batch_index, schedule_id, actor_id, request_id, trace_id, effective_at, created_at)
+                    to_amount, to_currency, rate, remainder, quote_id, description, reference, metadata, reverses_id, expires_at,
+                    captures_id, voids_id, awaited, batch_id, batch_index, schedule_id, actor_id, request_id, trace_id, effective_at,
+                    created_at)
 SELECT e.stream_id, e.position, t.lane, t.type, 'pending', t.from_user_id, t.to_user_id, t.from_account_id, t.to_account_id,
-       t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference, t.metadata, t.reverses_id,
-       t.expires_at, t.captures_id, t.voids_id, t.awaited, t.batch_id, t.batch_index, {schedule_id}, e.actor_id, e.request_id,
-       e.trace_id, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
+       t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.remainder, t.quote_id, t.description, t.reference,
+       t.metadata, t.reverses_id, t.expires_at, t.captures_id, t.voids_id, t.awaited, t.batch_id, t.batch_index, {schedule_id},
+       e.actor_id, e.request_id, e.trace_id, COALESCE(t.effective_at, e.recorded_at), e.recorded_at
   FROM {events} e
  CROSS JOIN LATERAL json_to_record(e.data)
     AS t (lane smallint, type text, from_user_id uuid, to_user_id uuid, from_account_id uuid, to_account_id uuid,
-          amount bigint, currency text, to_amount bigint, to_currency text, rate text, description text, reference text,
-          metadata json, reverses_id uuid, expires_at timestamptz, captures_id uuid, voids_id uuid, awaited boolean,
-          effective_at timestamptz, batch_id uuid, batch_index integer)
+          amount bigint, currency text, to_amount bigint, to_currency text, rate text, remainder text, quote_id uuid,
+          description text, reference text, metadata json, reverses_id uuid, expires_at timestamptz, captures_id uuid,
+          voids_id uuid, awaited boolean, effective_at timestamptz, batch_id uuid, batch_index integer)
 """
 """The pending transactions that the `TransactionSubmitted` of `events` tell of, in any version, as rows of the table `into`: what an
 older version does not have is NULL.

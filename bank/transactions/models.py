@@ -52,8 +52,12 @@ class Transaction(Base):
     # What arrives, in minor units of `to_currency`; the same unless money is exchanged.
     to_amount: Mapped[int] = mapped_column(Minor)
     to_currency: Mapped[str] = mapped_column(Text)
-    # Units of `to_currency` for one of `currency`, as a decimal; NULL where nothing is exchanged.
+    # Units of `to_currency` for one of `currency`, as a decimal; of a rollback that of its original. NULL where nothing is exchanged.
     rate: Mapped[str | None] = mapped_column(Text)
+    # What rounding at that rate left, exactly: minor units, as a decimal, of the currency that was bought. See `bank.fx.service.Agreed`.
+    remainder: Mapped[str | None] = mapped_column(Text)
+    # The quote that it was agreed by, if there was one.
+    quote_id: Mapped[str | None] = mapped_column(Id)
     description: Mapped[str | None] = mapped_column(Text)
     reference: Mapped[str | None] = mapped_column(Text)
     # `metadata` is a word of SQLAlchemy's.
@@ -91,6 +95,7 @@ class Transaction(Base):
         CheckConstraint("type IN ('credit', 'debit', 'transfer', 'rollback')", name="type"),
         CheckConstraint("status IN ('pending', 'held', 'completed', 'failed', 'rolled_back', 'voided')", name="status"),
         CheckConstraint("amount > 0 AND to_amount > 0", name="amount"),
+        CheckConstraint("(currency = to_currency) = (rate IS NULL) AND (rate IS NULL) = (remainder IS NULL)", name="exchange"),
         CheckConstraint("rolled_back_amount BETWEEN 0 AND amount", name="rolled_back_amount"),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_code"),
         CheckConstraint("(type = 'rollback') = (reverses_id IS NOT NULL)", name="reverses_id"),

@@ -15,6 +15,8 @@ from bank.auth.guard import Principal
 from bank.config import Config
 from bank.errors import CurrencyMismatch, Forbidden, NotFound, NotHeld, NotReversible, Unprocessable
 from bank.events.types import Origin
+from bank.fx import service as fx
+from bank.fx.service import Agreed, Price
 from bank.money import InvalidMoney, parse_amount
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
@@ -31,7 +33,7 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The two sides (None: the outside) and the amount in minor units of `currency`."""
+    """The two sides (None: the outside) and the amount in minor units of `currency`; where other money arrives, what was agreed on."""
 
     source: Party | None
     target: Party | None
@@ -40,6 +42,12 @@ class Found:
     reverses_id: str | None = None
     captures_id: str | None = None
     voids_id: str | None = None
+    agreed: Agreed | None = None
+
+    @property
+    def to_currency(self) -> str:
+        """What arrives."""
+        return self.agreed.to_currency if self.agreed else self.currency
 
 
 class Directory(Protocol):
@@ -62,6 +70,9 @@ class Directory(Protocol):
 
     def check_teller(self, caller: Principal, owner_id: str) -> None:
         """Raise Forbidden when a teller acts on an account that is no customer's."""
+
+    def price(self, currency: str, to_currency: str) -> Price:
+        """Today's rate between two currencies. Raises RateUnavailable."""
 
 
 class PartyNotFound(NotFound):
@@ -123,6 +134,8 @@ def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
             source = _account(directory, body, "from_account_id", owner_id)
         else:
             source = _default(directory, caller.id, body["currency"], "from_account_id", opens=False)
+        agreed = _agreed(directory, caller, source, body)
+        currency = agreed.to_currency if agreed else body["currency"]
         if "to_account_id" in body:
             target = _account(directory, body, "to_account_id", None)
         else:
@@ -131,13 +144,32 @@ def transfer(caller: Principal, body: Mapping[str, Any]) -> Intent:
             if user_id is None:
                 raise PartyNotFound(field)
             # Only money of that currency opens an account for it; else anybody could fill another's list with empty ones.
-            if source.currency != body["currency"] and directory.default(user_id, body["currency"]) is None:
+            if source.currency != body["currency"] and directory.default(user_id, currency) is None:
                 raise CurrencyMismatch
-            target = _default(directory, user_id, body["currency"], field, opens=True)
-        return Found(source, target, body["minor"], body["currency"])
+            target = _default(directory, user_id, currency, field, opens=True)
+        return Found(source, target, body["minor"], body["currency"], agreed=agreed)
 
     holds, expires_at = body.get("hold", False), body.get("expires_at")
     return Intent(TransactionType.TRANSFER, "transfer", find, **_told(body), holds=holds, expires_at=expires_at)
+
+
+def _agreed(directory: Directory, caller: Principal, source: Party, body: Mapping[str, Any]) -> Agreed | None:
+    """What other money is to arrive than leaves, by the quote or at the rate of today; None where it is the same.
+
+    Raises CurrencyMismatch when the money is not of the account that it is to leave: the bank makes no rates and no positions for that.
+    """
+    minor, currency = body["minor"], body["currency"]
+    to_currency = body.get("to_currency", currency)
+    if "quote_id" not in body and to_currency == currency:
+        return None
+    if source.currency != currency:
+        raise CurrencyMismatch
+    if "quote_id" not in body:
+        return fx.agree(minor, currency, directory.price(currency, to_currency))
+    try:
+        return fx.use_quote(directory.session, body["quote_id"], caller.id, minor, currency, body.get("to_currency"))
+    except NotFound as error:
+        raise PartyNotFound("quote_id", error.detail) from error
 
 
 def capture(caller: Principal, transaction_id: str, body: Mapping[str, Any]) -> Intent:
@@ -177,7 +209,7 @@ def _hold(directory: Directory, caller: Principal, transaction_id: str) -> Row[A
 def _sides(original: Row[Any]) -> tuple[Party | None, Party | None]:
     """The two sides of a transaction that is there."""
     source = Party(original.from_account_id, original.from_user_id, original.currency) if original.from_account_id else None
-    target = Party(original.to_account_id, original.to_user_id, original.currency) if original.to_account_id else None
+    target = Party(original.to_account_id, original.to_user_id, original.to_currency) if original.to_account_id else None
     return source, target
 
 
@@ -204,9 +236,28 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
         # Of what is fully rolled back nothing is left: the ledger will say so to a rollback of the whole.
         amount = _part(body, (original.amount - original.rolled_back_amount) or original.amount, original.currency)
         target, source = _sides(original)
-        return Found(source, target, amount, original.currency, reverses_id=transaction_id)
+        if original.rate is None:
+            return Found(source, target, amount, original.currency, reverses_id=transaction_id)
+        sold = fx.Exchanged(original.amount, original.currency, original.to_amount, original.to_currency, original.rate)
+        taken, agreed = fx.take_back(sold, amount, *_moved_back(directory.session, transaction_id))
+        return Found(source, target, taken, original.to_currency, reverses_id=transaction_id, agreed=agreed)
 
     return Intent(TransactionType.ROLLBACK, "rollback", find, description=body["reason"])
+
+
+# Of those that are asked for at once, each must see the one before: the original's lock lets them come one by one.
+_LOCK_ORIGINAL = text("SELECT FROM transactions WHERE id = CAST(:id AS uuid) FOR NO KEY UPDATE")
+_MOVED_BACK = text(
+    """SELECT CAST(COALESCE(sum(to_amount), 0) AS bigint), CAST(COALESCE(sum(amount), 0) AS bigint)
+         FROM transactions WHERE reverses_id = CAST(:id AS uuid) AND status <> 'failed'"""
+)
+
+
+def _moved_back(session: Session, transaction_id: str) -> tuple[int, int]:
+    """How much of an exchange rollbacks have moved back or are about to: what was given back, and what was taken for it."""
+    session.execute(_LOCK_ORIGINAL, {"id": transaction_id})
+    given, taken = session.execute(_MOVED_BACK, {"id": transaction_id}).one()
+    return given, taken
 
 
 def _original(directory: Directory, caller: Principal, transaction_id: str, otherwise: str) -> Row[Any]:
@@ -227,7 +278,7 @@ def _original(directory: Directory, caller: Principal, transaction_id: str, othe
 
 _ORIGINAL = text(
     """SELECT type, status, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text,
-              amount, currency, rolled_back_amount, expires_at, held_amount
+              amount, currency, to_amount, to_currency, rate, rolled_back_amount, expires_at, held_amount
          FROM transactions WHERE id = CAST(:id AS uuid)"""
 )
 
@@ -286,3 +337,7 @@ class OneByOne:
     def check_teller(self, caller: Principal, owner_id: str) -> None:
         """See Directory."""
         check_teller(self.session, caller, owner_id)
+
+    def price(self, currency: str, to_currency: str) -> Price:
+        """See Directory."""
+        return fx.price(self.session, currency, to_currency)

@@ -62,6 +62,8 @@ class Transfer(MoneySchema):
     description = _description()
     metadata = Metadata()
     reference = _reference()
+    to_currency = Currency(metadata={"description": "What arrives, where it is other money. Default: that of the quote, or the same."})
+    quote_id = Identifier(metadata={"description": "Of the caller's own quote for this amount. Default: at the rate of today."})
     hold = Flag(metadata={"description": "Reserve the money, to be captured or voided later, and do not move it."})
     expires_at = Moment(metadata={"description": "Of a hold: kept until then, at most 31 days. Default: 7 days."})
 
@@ -69,6 +71,9 @@ class Transfer(MoneySchema):
     def _only_of_holds(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "expires_at" in data and not data.get("hold"):
             raise ValidationError("Needs `hold`.", "expires_at")
+        for name in ("to_currency", "quote_id"):
+            if name in data and data.get("hold"):
+                raise ValidationError("A hold is in one currency.", name)
 
     @validates_schema
     def _one_target(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -78,7 +83,7 @@ class Transfer(MoneySchema):
 class Rollback(StrictSchema):
     """How much to move back, and why."""
 
-    amount = Amount(metadata={"description": "Default: what is left of the original.", "example": "12.34"})
+    amount = Amount(metadata={"description": "In the original's `currency`. Default: what is left of the original.", "example": "12.34"})
     reason = Text(required=True, most=500, metadata={"example": "Returned goods"})
 
 
@@ -143,7 +148,14 @@ class TransactionAnswer(Schema):
     currency = fields.String(metadata={"example": "USD"})
     to_amount = fields.String(metadata={"example": "12.34"})
     to_currency = fields.String(metadata={"example": "USD"})
-    rate = fields.String(allow_none=True)
+    rate = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "Units of `to_currency` for one of `currency`; of a rollback that of what it moves back. Null: no exchange.",
+            "example": None,
+        },
+    )
+    quote_id = fields.UUID(allow_none=True, metadata={"description": "The quote that it was agreed by."})
     description = fields.String(allow_none=True)
     reference = fields.String(allow_none=True)
     metadata = fields.Dict(keys=fields.String(), values=fields.String())
@@ -175,7 +187,7 @@ class TransactionEntryAnswer(Schema):
 
 
 class TransactionWithEntries(TransactionAnswer):
-    """A transaction and its two sides."""
+    """A transaction and its two sides; of an exchange, with the bank's positions between them."""
 
     entries = fields.List(fields.Nested(TransactionEntryAnswer))
 

@@ -15,12 +15,13 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from bank.accounts import service as accounts
 from bank.config import Config
 from bank.db import fetch, reader, unit_of_work
-from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, Unavailable, Unprocessable
+from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, QuoteUsed, Unavailable, Unprocessable
 from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger.decide import Command, Outcome, Posting, Refusal, Release, decide
-from bank.ledger.store import load_states
+from bank.ledger.store import exchange, load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.processing.counters import counters
 from bank.processing.queue import bells
@@ -102,7 +103,14 @@ def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Ori
         now, stored = store.find_key(session, origin.actor_id, intent.operation, asked.key)
         if stored is not None:
             return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
-        event = _event(session, intent, origin, now, bool(asked.wait_seconds))
+        try:
+            event = _event(session, intent, origin, now, bool(asked.wait_seconds))
+        except QuoteUsed:
+            # It may be that another request with this key committed between our look and our use of the quote.
+            _, stored = store.find_key(session, origin.actor_id, intent.operation, asked.key)
+            if stored is None:
+                raise
+            return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
         body = orjson.dumps(store.present(as_row(transaction_id, event, now)))
         key = key_to_store(intent.operation, fingerprint, body, origin, asked)
         store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)
@@ -193,7 +201,10 @@ def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awai
     orders = found.source or found.target
     if orders is None:
         raise AssertionError("A transaction has an account on one side at least.")
-    return event_of(intent, found, lane_of(orders.account_id, config.lanes), now, awaited=awaited)
+    event = event_of(intent, found, lane_of(orders.account_id, config.lanes), now, awaited=awaited)
+    if found.agreed is not None:
+        accounts.ensure_positions(session, (event.currency, event.to_currency), event.lane, origin)
+    return event
 
 
 def event_of(
@@ -221,9 +232,9 @@ def event_of(
         to_account_id=found.target.account_id if found.target else None,
         amount=found.amount,
         currency=found.currency,
-        to_amount=found.amount,
-        to_currency=found.currency,
-        rate=None,
+        to_amount=found.agreed.to_amount if found.agreed else found.amount,
+        to_currency=found.to_currency,
+        rate=found.agreed.rate if found.agreed else None,
         description=intent.description,
         reference=intent.reference,
         metadata=intent.metadata,
@@ -235,6 +246,8 @@ def event_of(
         voids_id=found.voids_id,
         batch_id=batch_id,
         batch_index=batch_index,
+        quote_id=found.agreed.quote_id if found.agreed else None,
+        remainder=found.agreed.remainder if found.agreed else None,
     )
 
 
@@ -272,6 +285,9 @@ def command_of(event: TransactionSubmitted, now: datetime) -> Command:
         holds=event.expires_at is not None,
         captures_id=event.captures_id,
         voids_id=event.voids_id,
+        exchange=(
+            None if event.remainder is None else exchange(event.lane, event.currency, event.to_amount, event.to_currency, event.remainder)
+        ),
     )
 
 
@@ -298,7 +314,7 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
             user_id=own.get(entry.account_id),
             version=entry.version,
             amount=entry.amount,
-            currency=event.currency,
+            currency=states.accounts[entry.account_id].currency,
             balance=entry.balance,
             effective_at=row.effective_at,
             posted_at=states.posted_at,

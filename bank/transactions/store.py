@@ -15,8 +15,8 @@ from bank.web.fields import timestamp
 
 COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
-    t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.description, t.reference,
-    t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.expires_at, t.held_amount,
+    t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.remainder, t.quote_id::text,
+    t.description, t.reference, t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.expires_at, t.held_amount,
     t.captured_amount, t.captures_id::text, t.voids_id::text, t.version, t.request_id,
     t.batch_id::text, t.batch_index, t.schedule_id::text,
     t.effective_at, t.created_at, t.completed_at
@@ -94,14 +94,14 @@ WITH begun AS MATERIALIZED (
     RETURNING position, recorded_at
 ), submitted AS (
     INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
-                              amount, currency, to_amount, to_currency, description, reference, metadata,
+                              amount, currency, to_amount, to_currency, rate, remainder, quote_id, description, reference, metadata,
                               reverses_id, expires_at, captures_id, voids_id, actor_id, request_id, trace_id, awaited,
                               effective_at, created_at)
     SELECT %(id)s::uuid, position, %(lane)s, %(type)s, 'pending', %(from_user_id)s::uuid, %(to_user_id)s::uuid,
            %(from_account_id)s::uuid, %(to_account_id)s::uuid, %(amount)s, %(currency)s, %(to_amount)s,
-           %(to_currency)s, %(description)s, %(reference)s, %(metadata)s::json, %(reverses_id)s::uuid,
-           %(expires_at)s::timestamptz, %(captures_id)s::uuid, %(voids_id)s::uuid, %(actor_id)s::uuid, %(request_id)s, %(trace_id)s,
-           %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at), recorded_at
+           %(to_currency)s, %(rate)s, %(remainder)s, %(quote_id)s::uuid, %(description)s, %(reference)s,
+           %(metadata)s::json, %(reverses_id)s::uuid, %(expires_at)s::timestamptz, %(captures_id)s::uuid, %(voids_id)s::uuid,
+           %(actor_id)s::uuid, %(request_id)s, %(trace_id)s, %(awaited)s, COALESCE(%(effective_at)s::timestamptz, recorded_at), recorded_at
       FROM event
 ), audited AS (
     INSERT INTO audit_logs (entity_type, entity_id, action, details, actor_id, address, request_id)
@@ -141,6 +141,9 @@ def submit(
             "currency": event.currency,
             "to_amount": event.to_amount,
             "to_currency": event.to_currency,
+            "rate": event.rate,
+            "remainder": event.remainder,
+            "quote_id": event.quote_id,
             "description": event.description,
             "reference": event.reference,
             "metadata": None if event.metadata is None else orjson.dumps(event.metadata).decode(),
@@ -271,6 +274,7 @@ def present(row: Any) -> dict[str, Any]:
         "to_amount": format_amount(row.to_amount, row.to_currency),
         "to_currency": row.to_currency,
         "rate": row.rate,
+        "quote_id": row.quote_id,
         "description": row.description,
         "reference": row.reference,
         "metadata": row.metadata or {},

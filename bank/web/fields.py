@@ -7,7 +7,8 @@ digits, DateTime takes a time without an offset.
 import re
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
@@ -19,6 +20,11 @@ _RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+
+_RATE = re.compile(r"(0|[1-9][0-9]{0,9})(\.[0-9]{1,10})?", re.ASCII)
+
 
 # Characters that make a text look like another (Unicode TR 36, 3.2).
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -188,6 +194,39 @@ class Moment(fields.Field[datetime]):
         if not 1900 <= moment.year <= 9000:
             raise ValidationError("The year must be from 1900 to 9000.")
         return moment
+
+
+class Day(fields.Field[date]):
+    """A day of the calendar, as RFC 3339 writes one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["metadata"] = {"type": "string", "format": "date", **kwargs.get("metadata", {})}
+        super().__init__(**kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> date:
+        if not isinstance(value, str) or not _DAY.fullmatch(value):
+            raise ValidationError("Not a date, such as 2026-01-31.")
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            raise ValidationError("There is no such day.") from None
+        # As for moments.
+        if not 1900 <= day.year <= 9000:
+            raise ValidationError("The year must be from 1900 to 9000.")
+        return day
+
+
+class Rate(fields.Field[Decimal]):
+    """A decimal string above zero, with up to ten digits on either side of the point."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["metadata"] = {"type": "string", "pattern": f"^{_RATE.pattern}$", **kwargs.get("metadata", {})}
+        super().__init__(**kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Decimal:
+        if not isinstance(value, str) or not _RATE.fullmatch(value) or not (rate := Decimal(value)):
+            raise ValidationError('Not a decimal string above zero, such as "1.25", with up to ten digits on either side.')
+        return rate
 
 
 class Metadata(fields.Field[dict[str, str]]):

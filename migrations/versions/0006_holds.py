@@ -7,6 +7,8 @@ Revises: 0005
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.beside import build_index, extend
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -22,30 +24,48 @@ CHECKS = {
 
 
 def upgrade() -> None:
-    op.add_column("transactions", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("transactions", sa.Column("held_amount", sa.BigInteger(), server_default="0", nullable=False))
-    op.add_column("transactions", sa.Column("captured_amount", sa.BigInteger(), server_default="0", nullable=False))
-    for column in ("captures_id", "voids_id"):
-        op.add_column("transactions", sa.Column(column, sa.Uuid(as_uuid=False), nullable=True))
-        op.create_foreign_key(f"fk_transactions_{column}_transactions", "transactions", "transactions", [column], ["id"])
-    for name, condition in CHECKS.items():
-        op.create_check_constraint(op.f(f"ck_transactions_{name}"), "transactions", condition)
-    # By `held_amount` and not by `status`, which every posting changes: see the model.
-    op.create_index("ix_transactions_held", "transactions", ["from_account_id"], unique=False, postgresql_where=sa.text("held_amount > 0"))
-    op.create_index("ix_transactions_expiring", "transactions", ["expires_at"], unique=False, postgresql_where=sa.text("held_amount > 0"))
-    op.create_index(
-        "ix_transactions_hold",
-        "transactions",
-        [sa.literal_column("COALESCE(captures_id, voids_id)"), "seq"],
-        unique=False,
-        postgresql_where=sa.text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
-    )
-    op.add_column("replayed_accounts", sa.Column("held", sa.BigInteger(), server_default="0", nullable=False))
-    for column in ("open_holds", "voided"):
-        op.add_column("replays", sa.Column(column, sa.BigInteger(), nullable=True))
+    """Safe while the bank runs, and to run again after it failed."""
+    columns = {
+        "expires_at": "timestamptz",
+        "held_amount": "bigint NOT NULL DEFAULT '0'",
+        "captured_amount": "bigint NOT NULL DEFAULT '0'",
+        "captures_id": "uuid",
+        "voids_id": "uuid",
+    }
+    keys = {
+        f"fk_transactions_{column}_transactions": f"FOREIGN KEY ({column}) REFERENCES transactions (id)"
+        for column in ("captures_id", "voids_id")
+    }
+    with op.get_context().autocommit_block():
+        extend("transactions", columns, keys | {f"ck_transactions_{name}": f"CHECK ({condition})" for name, condition in CHECKS.items()})
+        # By `held_amount` and not by `status`, which every posting changes: see the model.
+        build_index("ix_transactions_held", "transactions", ["from_account_id"], postgresql_where=sa.text("held_amount > 0"))
+        build_index("ix_transactions_expiring", "transactions", ["expires_at"], postgresql_where=sa.text("held_amount > 0"))
+        build_index(
+            "ix_transactions_hold",
+            "transactions",
+            [sa.literal_column("COALESCE(captures_id, voids_id)"), "seq"],
+            postgresql_where=sa.text("captures_id IS NOT NULL OR voids_id IS NOT NULL"),
+        )
+        extend("replayed_accounts", {"held": "bigint NOT NULL DEFAULT '0'"}, {})
+        extend("replays", {"open_holds": "bigint", "voided": "bigint"}, {})
+
+
+# What the version before would take for a transfer, or could never give back.
+OPEN = """
+    SELECT count(*) FROM transactions
+     WHERE held_amount > 0
+        OR (status = 'pending' AND (expires_at IS NOT NULL OR captures_id IS NOT NULL OR voids_id IS NOT NULL))
+"""
 
 
 def downgrade() -> None:
+    """Raises RuntimeError while a hold is open, or a request about one waits."""
+    op.execute("LOCK TABLE transactions IN ACCESS EXCLUSIVE MODE")
+    if left := op.get_bind().exec_driver_sql(OPEN).scalar_one():
+        raise RuntimeError(f"{left} holds, or captures and voids of these, are still open. Let them be taken or let go first.")
+    # A hold that was captured moved nothing itself; the version before would let it be rolled back all the same.
+    op.execute("UPDATE transactions SET status = 'voided' WHERE expires_at IS NOT NULL AND status = 'completed'")
     for column in ("voided", "open_holds"):
         op.drop_column("replays", column)
     op.drop_column("replayed_accounts", "held")

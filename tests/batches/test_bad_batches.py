@@ -1,6 +1,7 @@
 """What is wrong with a batch is told with the place where it stands, and nothing of the batch is accepted."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -145,6 +146,21 @@ def test_a_bad_upload_is_told_its_line(alice, nothing_written, data, status, tol
         response = alice.request("POST", "/transactions/batch?mode=atomic", data=sent, content_type="text/csv; charset=utf-8")
         problem = check_problem(response, status)
     assert told in json.dumps([problem["detail"], problem.get("errors")], ensure_ascii=False)
+
+
+def test_of_an_upload_no_more_is_read_than_a_batch_may_have(alice, nothing_written):
+    def told(data):
+        response = alice.request("POST", "/transactions/batch?mode=atomic", data=data, content_type="text/csv")
+        return check_problem(response, 422)["errors"]
+
+    lines = "type\n" + "\n" * 1_000_000
+    tracemalloc.start()
+    with nothing_written():
+        assert [error["message"] for error in told(lines)] == ["Must be a list of 1 to 10,000 transactions."]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
+    assert len(told(",".join(f"x{n}" for n in range(1_000)))) == 100
 
 
 def test_an_upload_says_its_mode_in_the_query(alice, nothing_written):

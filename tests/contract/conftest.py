@@ -27,6 +27,8 @@ TABLES = (
     "batches",
     "schedules",
     "schedule_runs",
+    "fx_rates",
+    "fx_quotes",
 )
 
 

@@ -64,6 +64,15 @@ NO_METADATA = [
     '{"a": "\\u0000"}', '{"\\u0000": "a"}', '{"a": "\\ud800"}', '{"\\ud800": "a"}',
 ]  # fmt: skip
 NO_FLAG = ["null", "0", "1", "-1", "1.5", "[]", "{}", '""', '"true"', '"false"', '"on"', '"yes"', '"\\u0000"']
+NO_DAY = [
+    "null", "1", "20260131", "1.5", "true", "[]", "{}", '""', '"today"', '"2026-1-31"', '"20260131"', '"2026-W05-6"', '"2026-031"', '"31.01.2026"',
+    '"2026-01-31T12:00:00Z"', '"2026-02-30"', '"2026-13-01"', '"0000-01-01"', '"1899-12-31"', '"9001-01-01"', '"12026-01-31"', '" 2026-01-31"',
+    '"2026-01-31\\n"', '"\\u0662026-01-31"', '"2026-01-31\\u0000"', '"\\ud800"',
+]  # fmt: skip
+NO_RATE = [
+    "null", "1", "1.5", "0", "-1", "true", "[]", "{}", "NaN", "Infinity", "1e2", '""', '" "', '"0"', '"0.0"', '"-1"', '"+1"', '"1e2"', '"NaN"',
+    '"Infinity"', '"01"', '"1."', '".5"', '"1,5"', '"1_0"', '" 1"', '"1\\n"', '"1/2"', '"\\u0661"', '"0.00000000001"', '"12345678901"', '"' + "9" * 5000 + '"',
+]  # fmt: skip
 NO_CHOICE = ["null", "1", "1.5", "true", "[]", "{}", '""', '"x"', '"ACTIVE"', '"\\u0000"', '"\\ud800"']
 
 
@@ -135,6 +144,7 @@ NO_BATCH = [
     *[batch_of(amount=text) for text in NO_AMOUNT],
     *[batch_of(account_id=text) for text in NO_ID],
     *[batch_of(currency=text) for text in NO_CURRENCY],
+    *[batch_of(type='"transfer"', to_currency=text) for text in NO_CURRENCY],
     *[batch_of(metadata=text) for text in NO_METADATA],
     *[batch_of(effective_at=text) for text in [*NO_MOMENT, '"2999-01-01T00:00:00Z"']],
     *[batch_of(reference=text) for text in no_text_over(100)],
@@ -172,6 +182,19 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
          "description": '"Rent"', "reference": '"A-1"', "metadata": '{"a": "b"}'},
         {"from_account_id": NO_ID, "to_account_id": NO_ID, "to_user_id": NO_ID, "to_username": no_text_over(64), "amount": NO_AMOUNT,
          "currency": NO_CURRENCY, "description": no_text_over(500), "reference": no_text_over(100), "metadata": NO_METADATA},
+    ),
+    "exchange": (
+        "POST", "/transactions/transfer", "alice",
+        {"from_account_id": '"{account}"', "to_user_id": '"{bob}"', "amount": '"1.00"', "currency": '"USD"', "to_currency": '"EUR"'},
+        {"amount": NO_AMOUNT, "currency": NO_CURRENCY, "to_currency": NO_CURRENCY, "quote_id": NO_ID, "hold": NO_FLAG},
+    ),
+    "publish rate": (
+        "POST", "/fx/rates", "admin", {"currency": '"KES"', "rate": '"144.35"', "date": '"2026-01-30"'},
+        {"currency": [*NO_CURRENCY, '"EUR"'], "rate": NO_RATE, "date": [*NO_DAY, '"2999-01-01"']},
+    ),
+    "quote": (
+        "POST", "/fx/quotes", "alice", {"amount": '"1.00"', "currency": '"USD"', "to_currency": '"EUR"'},
+        {"amount": NO_AMOUNT, "currency": NO_CURRENCY, "to_currency": [*NO_CURRENCY, '"USD"']},
     ),
     "batch": (
         "POST", "/transactions/batch", "alice",
@@ -244,6 +267,9 @@ REQUIRED = {
     "credit": ["account_id", "amount", "currency"],
     "debit": ["account_id", "amount", "currency"],
     "transfer": ["to_account_id", "amount", "currency"],
+    "exchange": ["amount", "currency"],
+    "publish rate": ["currency", "rate"],
+    "quote": ["amount", "currency", "to_currency"],
     "batch": ["mode", "transactions"],
     "rollback": ["reason"],
     "register": ["username", "email", "password"],
@@ -402,6 +428,7 @@ NOT_THERE = [
             {"to_account_id": NOBODY},
             {"to_user_id": NOBODY},
             {"to_username": "nobody-of-this-name"},
+            {"to_account_id": "{bobs_account}", "quote_id": NOBODY},
         )
     ],
     ("teller", "POST", "/transactions/transfer", {"from_account_id": "{account}", "to_account_id": "{bobs_account}", "amount": 1, "currency": "USD"}),
@@ -507,6 +534,8 @@ QUERIES: dict[str, dict[str, str]] = {
     "/balances/at-time?at=2026-01-01T00:00:00Z": {"account_id": "id"},
     "/users": {"limit": "limit", "cursor": "cursor", "role": "choice", "status": "choice", "q": "text"},
     "/users/{alice}": {},
+    "/fx/rates": {"date": "day"},
+    "/fx/position": {},
     "/events": {"limit": "limit", "cursor": "cursor", "stream_id": "id", "type": "choice", "from": "position", "follow": "choice"},
     "/audit-logs": {
         "limit": "limit", "cursor": "cursor", "entity_type": "choice", "actor_id": "id", "action": "action", "from": "moment", "to": "moment",
@@ -534,6 +563,7 @@ WRONG_IN_QUERY = {
     "currency": plain(NO_CURRENCY),
     "choice": plain(NO_CHOICE),
     "moment": plain(NO_MOMENT),
+    "day": plain(NO_DAY),
     "amount": [value for value in plain(NO_AMOUNT) if value not in ("0", "0.00")],
     "text": ["", "\x00", "a\x00b", "\x1b[31m", "x" * 255],
 }

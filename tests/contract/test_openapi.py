@@ -45,6 +45,7 @@ def test_every_operation_says_what_it_does_and_has_an_id_of_its_own(document):
 
 # Client libraries are generated from these: a name that changes breaks whoever calls it.
 PROMISED = {
+    "fx_list_rates", "fx_publish_rate", "fx_ask_quote", "fx_read_position",
     "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
     "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
     "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
@@ -62,7 +63,7 @@ def test_operation_ids_are_stable(document):
 
 MONEY = {
     "amount", "to_amount", "balance", "available", "held", "overdraft_limit", "opening", "closing", "credits", "debits",
-    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount",
+    "rolled_back_amount", "held_amount", "captured_amount", "min_amount", "max_amount", "value",
 }  # fmt: skip
 
 
@@ -152,7 +153,9 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     check(alice.get("/auth/me"), "GET", f"{api}/auth/me", 200)
     check(admin.get("/users"), "GET", f"{api}/users", 200)
     check(admin.get(f"/users/{alice.id}"), "GET", f"{api}/users/{{user_id}}", 200)
-    check(alice.post("/accounts", {"currency": "EUR", "name": "Trips"}), "POST", f"{api}/accounts", 201)
+    opened = alice.post("/accounts", {"currency": "EUR", "name": "Trips"})
+    check(opened, "POST", f"{api}/accounts", 201)
+    euros = opened.json["id"]
     check(alice.get("/accounts"), "GET", f"{api}/accounts", 200)
     check(alice.get(f"/accounts/{stage.account}"), "GET", f"{api}/accounts/{{account_id}}", 200)
     check(alice.patch(f"/accounts/{stage.account}", {"name": "Main"}), "PATCH", f"{api}/accounts/{{account_id}}", 200)
@@ -205,6 +208,18 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
         )
     accounts = f"{api}/admin/replays/{{replay_id}}/accounts"
     check(admin.get(f"/admin/replays/{stage.replay}/accounts"), "GET", accounts, 200)
+
+    check(admin.post("/fx/rates", {"currency": "USD", "rate": "1.25"}), "POST", f"{api}/fx/rates", 201)
+    check(alice.get("/fx/rates"), "GET", f"{api}/fx/rates", 200)
+    quoted = alice.post("/fx/quotes", {"amount": "2.00", "currency": "USD", "to_currency": "EUR"})
+    check(quoted, "POST", f"{api}/fx/quotes", 201)
+    exchanged = alice.post(
+        "/transactions/transfer", {**transfer, "to_account_id": euros, "reference": "A-3", "quote_id": quoted.json["id"]}
+    )
+    check(exchanged, "POST", f"{api}/transactions/transfer", 202)
+    post_all()
+    check(alice.get(f"/transactions/{exchanged.json['id']}"), "GET", f"{api}/transactions/{{transaction_id}}", 200)
+    check(admin.get("/fx/position"), "GET", f"{api}/fx/position", 200)
 
     schedule = {"transfer": transfer, "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "Europe/Prague", "start": "2030-01-31T08:00:00Z"}}
     check(alice.post("/schedules?dry_run=true", schedule), "POST", f"{api}/schedules", 200)

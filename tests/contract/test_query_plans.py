@@ -68,6 +68,13 @@ _FILL = (
        SELECT md5('b' || g)::uuid, id, 'independent', 10000 FROM users CROSS JOIN generate_series(1, 1000) g""",
     """UPDATE transactions SET batch_id = md5('b1')::uuid, batch_index = seq - %(transfers)s + 9999 WHERE seq > %(transfers)s - 10000""",
     "DROP TABLE planned",
+    # Thirty years of rates of thirty currencies, and quotes by the hundred thousand.
+    """INSERT INTO fx_rates (currency, day, revision, rate, source)
+       SELECT 'U' || chr(65 + c %% 26) || chr(65 + c / 26), date '1999-01-01' + d, 0, 1, 'ecb'
+         FROM generate_series(0, 29) c, generate_series(0, 10000) d""",
+    """INSERT INTO fx_quotes (id, user_id, amount, currency, to_amount, to_currency, rate, mid_rate, spread, rate_day, remainder,
+                              expires_at)
+       SELECT gen_random_uuid(), u.id, 1, 'USD', 1, 'EUR', '1', '1', 0, now(), '0', now() FROM users u, generate_series(1, 100000) g""",
     # A replay of every day of a year, of which the last is finished.
     """INSERT INTO replays (id, asked_by, until_position, from_start, status, created_at)
        SELECT md5('r' || g)::uuid, u.id, g, true, CASE g WHEN 365 THEN 'finished' ELSE 'failed' END, now() - (365 - g) * interval '1 day'
@@ -150,6 +157,9 @@ def reads(client: FlaskClient) -> list[str]:
         f"/balances/historical?account_id={hot}&from=2026-03-01T00:00:00Z&to=2026-03-08T00:00:00Z&interval=hour",
         f"/balances/at-time?account_id={hot}&at=2026-05-05T05:05:05Z",
         f"/balances/at-time?account_id={hot}&at=2026-05-05T05:05:05Z&known_at=2026-11-01T00:00:00Z",
+        "/fx/rates",
+        "/fx/rates?date=2001-01-01",
+        "/fx/position",
         "/users?q=adm&role=admin",
         f"/users/{user}",
         "/events?limit=20",
@@ -182,7 +192,7 @@ def audit_searches(transaction: str, user: str) -> list[str]:
 # Tables that grow with the bank; `accounts` and `users` have too few rows here for the planner to care.
 _GROWING = re.compile(
     r"Seq Scan on (transactions|batches|entries|events|audit_logs|daily_balances|blocks|replays|replayed_accounts|schedules"
-    r"|schedule_runs)\b"
+    r"|schedule_runs|fx_rates|fx_quotes)\b"
 )
 
 

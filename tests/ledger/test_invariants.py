@@ -25,6 +25,10 @@ def superuser(books: Books) -> Iterator[Connection]:
     """A transaction past all triggers and foreign keys; nothing of it stays."""
     with create_engine(books.superuser_url, poolclass=NullPool).connect() as connection:
         connection.execute(text("SET session_replication_role = replica"))
+        # However long the tests before took, what is pending came just now.
+        pending = {"id": books.pending}
+        connection.execute(text("UPDATE events SET recorded_at = now() WHERE stream_id = :id"), pending)
+        connection.execute(text("UPDATE transactions SET created_at = now(), effective_at = now() WHERE id = :id"), pending)
         yield connection
         connection.rollback()
 
@@ -219,6 +223,38 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
             "transactions_are_as_events_say": {"transfer"},
         },
     ),
+    "another amount that arrives": (
+        "UPDATE transactions SET to_amount = to_amount + 1 WHERE id = :transfer",
+        {"transactions_move_their_amount": {"transfer"}, "transactions_are_as_events_say": {"transfer"}},
+    ),
+    "another amount that an exchange makes arrive": (
+        "UPDATE transactions SET to_amount = to_amount + 1 WHERE id = :exchanged",
+        {"transactions_move_their_amount": {"exchanged"}, "transactions_are_as_events_say": {"exchanged"}},
+    ),
+    "other money that arrives": (
+        "UPDATE transactions SET to_currency = 'EUR', rate = '1', remainder = '0' WHERE id = :transfer",
+        {"transactions_move_their_amount": {"transfer"}, "transactions_are_as_events_say": {"transfer"}},
+    ),
+    "another remainder of an exchange": (
+        "UPDATE transactions SET remainder = '0.25' WHERE id = :exchanged",
+        {"remainder_is_sum_of_exchanges": {"euros"}, "transactions_are_as_events_say": {"exchanged"}},
+    ),
+    "a remainder that is no number": (
+        "UPDATE transactions SET remainder = 'much' WHERE id = :exchanged",
+        {"remainder_is_sum_of_exchanges": {"euros"}, "transactions_are_as_events_say": {"exchanged"}},
+    ),
+    "a remainder that no exchange left": (
+        "UPDATE balances SET remainder = remainder + 0.25 WHERE account_id = :alice",
+        {"remainder_is_sum_of_exchanges": {"alice"}},
+    ),
+    "an exchange's money in the other currency": (
+        "UPDATE entries SET currency = 'EUR' WHERE transaction_id = :exchanged AND account_id = :alice",
+        {
+            "transactions_sum_to_zero": {"exchanged"},
+            "entries_belong_somewhere": {"alice"},
+            "entries_are_as_events_say": {"exchanged"},
+        },
+    ),
     "a void that is called completed": (
         "UPDATE transactions SET status = 'completed' WHERE id = :void",
         {"transactions_move_their_amount": {"void"}, "transactions_are_as_events_say": {"void"}},
@@ -313,6 +349,13 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
         "UPDATE transactions SET schedule_id = gen_random_uuid() WHERE id = :scheduled",
         {"scheduled_are_as_events_say": {"scheduled"}},
     ),
+    **{
+        f"a run that names {name!r}": (
+            "UPDATE events SET data = jsonb_set(data::jsonb, '{transaction_id}', '\"" + name + "\"')::json WHERE type = 'ScheduleRan'",
+            {"scheduled_are_as_events_say": {"schedule", "scheduled"}},
+        )
+        for name in ("nothing", "-" * 36)
+    },
     "a transaction that has waited for long": (
         "UPDATE transactions SET created_at = now() - interval '2 minutes' WHERE id = :pending",
         {"queue_is_young": {"lane"}, "transactions_are_as_events_say": {"pending"}},
@@ -333,9 +376,7 @@ CHANGED = {
             "to_user_id = NULL",
             "from_account_id = NULL",
             "to_account_id = NULL",
-            "to_amount = to_amount + 1",
-            "to_currency = 'EUR'",
-            "rate = '1'",
+            "quote_id = gen_random_uuid()",
             "description = 'another'",
             "reference = 'another'",
             """metadata = '{"a": 1}'""",
@@ -347,6 +388,7 @@ CHANGED = {
             "batch_id = gen_random_uuid(), batch_index = 0",
             "status = 'rolled_back'",
         ),
+        "exchanged": ("rate = '0.8'", "quote_id = gen_random_uuid()"),
         "failed": ("failure_code = 'account_frozen'", "captures_id = id", "voids_id = id"),
         "held": ("expires_at = expires_at + interval '1 microsecond'",),
         "voided": ("status = 'completed'", "completed_at = completed_at + interval '1 microsecond'"),
@@ -389,7 +431,7 @@ DAMAGE |= {
 def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Connection, damage: str, scope: str) -> None:
     statement, expected = DAMAGE[damage]
     ids = {name: getattr(books, name) for name in ("alice", "bob", "carol", "transfer", "rolled_back", "failed", "batch", "scheduled",
-                                                   "pending", "held", "capture", "captured", "voided", "void")}  # fmt: skip
+                                                   "pending", "held", "capture", "captured", "voided", "void", "exchanged")}  # fmt: skip
 
     def entries(condition: str) -> list[str]:
         query = f"SELECT DISTINCT transaction_id::text FROM entries e WHERE {condition}"
@@ -397,6 +439,15 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
 
     names = {name: [one] for name, one in ids.items()} | {
         "USD": ["USD"],
+        "euros": list(
+            superuser.execute(
+                text(
+                    """SELECT a.id::text FROM entries e JOIN accounts a ON a.id = e.account_id
+                        WHERE e.transaction_id = :exchanged AND a.kind = 'position' AND a.currency = 'EUR'"""
+                ),
+                ids,
+            ).scalars()
+        ),
         "first": entries("account_id = :alice AND version = 1"),
         "last": entries(f"account_id = :alice AND {LAST}"),
         "bob's first": entries("account_id = :bob AND version = 1"),
@@ -407,14 +458,18 @@ def test_each_damage_is_named_by_what_it_violates(books: Books, superuser: Conne
         "second": list(
             superuser.execute(text("SELECT id::text FROM transactions WHERE batch_id = :batch AND batch_index = 1"), ids).scalars()
         ),
+        "schedule": list(superuser.execute(text("SELECT id::text FROM schedules")).scalars()),
         "lane": [f"lane {superuser.execute(text('SELECT lane FROM transactions WHERE id = :pending'), ids).scalar_one()}"],
     }
     window = window_after(superuser, None) if scope == "window" else None
     for part in statement.split("; "):
         assert superuser.execute(text(part), ids).rowcount
-    assert violations(superuser, window) == {
-        check: sorted({one for name in about for one in names[name]}) for check, about in expected.items()
-    }
+    found = violations(superuser, window)
+    assert found == {check: sorted({one for name in about for one in names[name]}) for check, about in expected.items()}
+    # Whatever is named, it can be asked whom it concerns.
+    for check in CHECKS:
+        if check.by_window:
+            customers_accounts(superuser, found.get(check.name, []))
 
 
 @pytest.mark.parametrize("column", ["trace_id = NULL", "trace_id = 'another'", "request_id = 'another'", "awaited = NOT awaited"])
@@ -539,10 +594,10 @@ def test_a_window_of_events_that_tell_of_no_transaction_keeps_to_its_size(superu
 
 
 def test_a_bank_without_transactions_has_a_window_all_the_same(superuser: Connection) -> None:
-    for table in ("transactions", "entries", "daily_balances"):
+    for table in ("transactions", "entries", "daily_balances", "schedules"):
         superuser.execute(text(f"DELETE FROM {table}"))
-    superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%' OR type LIKE 'Hold%'"))
-    superuser.execute(text("UPDATE balances SET amount = 0, held = 0, version = 0"))
+    superuser.execute(text("DELETE FROM events WHERE type LIKE 'Transaction%' OR type LIKE 'Hold%' OR type LIKE 'Schedule%'"))
+    superuser.execute(text("UPDATE balances SET amount = 0, held = 0, remainder = 0, version = 0"))
     assert violations(superuser, window_after(superuser, None)) == {}
     for table in ("events", "accounts", "balances"):
         superuser.execute(text(f"DELETE FROM {table}"))

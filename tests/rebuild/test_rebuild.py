@@ -79,8 +79,22 @@ def live_a_little(client: Client) -> None:
     post(f"{freed}/void", reason="The rest")
     wait_until(lambda: client.get(f"/transactions/{late}").json["status"] == "voided", "the hold expires")
     live_by_schedule(client, ours, theirs)
+    live_abroad(client, post, ours)
     yen = client.post("/accounts", {"currency": "JPY"}).json["id"]
     assert client.request("PATCH", f"/api/v1/accounts/{yen}", {"status": "closed"}).status == 200
+
+
+def live_abroad(client: Client, post: Callable[..., str], ours: str) -> None:
+    """Exchanges at the day's rate and by a quote, and their way back in parts and as a whole."""
+    assert client.post("/fx/rates", {"currency": "USD", "rate": "1.2345"}).status == 201
+    money = {"amount": "3.33", "currency": "USD", "to_currency": "EUR"}
+    parties = {"from_account_id": ours, "to_account_id": client.post("/accounts", {"currency": "EUR"}).json["id"]}
+    exchanged = post("transfer", **parties, **money)
+    for part in ("1.11", "1.00"):
+        post(f"{exchanged}/rollback", amount=part, reason="part")
+    quoted = post("transfer", **parties, **money, quote_id=client.post("/fx/quotes", money).json["id"])
+    post(f"{quoted}/rollback", reason="whole")
+    post("transfer", **parties, **{**money, "amount": "9999.00"})
 
 
 def live_by_schedule(client: Client, ours: str, theirs: str) -> None:
@@ -180,6 +194,33 @@ def test_what_was_thrown_away_comes_back_to_the_same_bytes(bank: Bank, harm: Har
     assert rows(bank) == before
     assert schema(bank) == shape
     assert broken_books(bank.environ) == []
+
+
+def test_a_failed_run_that_was_given_up_is_not_tried_again_because_of_a_swap(bank: Bank) -> None:
+    client = bank.client(bank.log_in())
+    ours, theirs = (client.post("/accounts", {"currency": "EUR"}).json["id"] for _ in range(2))
+    start = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0).isoformat()
+    body = {
+        "transfer": {"from_account_id": ours, "to_account_id": theirs, "amount": "1.00", "currency": "EUR"},
+        "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "UTC", "start": start},
+        "retry": {"attempts": 2, "delay_seconds": 8},
+    }
+    schedule = client.post("/schedules", body).json["id"]
+
+    def outcomes() -> list[str]:
+        return [run["status"] for run in client.get(f"/schedules/{schedule}/runs").json["data"]]
+
+    def change(status: str) -> None:
+        assert client.request("PATCH", f"/api/v1/schedules/{schedule}", {"status": status}).status == 200
+
+    wait_until(lambda: outcomes() == ["retrying"], "the run fails")
+    change("paused")
+    wait_until(lambda: outcomes() == ["failed"], "the run is given up", 30)
+    change("active")
+    code, output = rebuild(bank, "--swap")
+    assert code == 0, output
+    assert query(bank.environ, "SELECT attempts, look_at FROM schedule_runs WHERE schedule_id = %s", schedule) == [(1, None)]
+    assert client.request("DELETE", f"/api/v1/schedules/{schedule}").status == 204
 
 
 def test_while_clients_post_a_swap_loses_and_doubles_nothing(bank: Bank) -> None:

@@ -37,6 +37,7 @@ def test_a_schedule_is_told_of_as_it_was_asked_for(alice, bob, accounts):
             "to_account_id": theirs,
             "amount": "10.00",
             "currency": "USD",
+            "to_currency": "USD",
             "description": "For May",
             "reference": "R-1",
             "metadata": {"flat": "7"},

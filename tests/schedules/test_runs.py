@@ -1,13 +1,25 @@
 """What a tick makes of what is due: each run once, in order, with its history."""
 
-import pytest
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import pytest
+from sqlalchemy import text
+
+from bank.db import unit_of_work
+from bank.schedules import jobs, store
 from bank.users.models import Role
-from tests.schedules.conftest import create, history, monthly
+from tests.processes import wait_until
+from tests.schedules.conftest import create, history, moment, monthly
 
 
 def balance(who, account_id):
     return who.get(f"/accounts/{account_id}").json["balance"]
+
+
+def tick_at(app, now):
+    with app.app_context():
+        return jobs.run_due(moment(now))
 
 
 @pytest.fixture
@@ -132,6 +144,26 @@ def test_a_failed_run_is_tried_again_until_it_does_or_its_tries_are_used_up(alic
     assert (last["status"], last["attempts"], last["failure_code"]) == ("failed", 3, "insufficient_funds")
 
 
+def test_a_run_that_another_tick_tries_again_at_the_same_moment_is_tried_once(app, alice, bob, funded, run, rows, post_all, monkeypatch):
+    ours, theirs = funded(alice, None), funded(bob, None)
+    schedule = create(alice, monthly(theirs, retry={"attempts": 5, "delay_seconds": 1}))
+    run("2030-01-31T08:00:00Z")
+    alice.post("/transactions/credit", {"account_id": ours, "amount": "100.00", "currency": "USD"})
+    # The statement has begun when the other tick commits, and comes to the row afterwards.
+    late = store._CLAIM_RETRIES.replace("WHERE r.look_at", "WHERE (SELECT pg_sleep(2)) IS NOT NULL AND r.look_at")
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as pool:
+        patched.setattr(store, "_CLAIM_RETRIES", late)
+        second = pool.submit(tick_at, app, "2030-01-31T09:00:00Z")
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        wait_until(lambda: rows(sleeping) == [(1,)], "the second tick has begun", 10)
+        patched.undo()
+        tick_at(app, "2030-01-31T08:00:01Z")
+        second.result()
+    post_all()
+    assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("completed", 2)]
+    assert balance(bob, theirs) == "10.00"
+
+
 def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     funded(alice, None)
     schedule = create(alice, monthly(funded(bob, None), retry={"attempts": 5, "delay_seconds": 60}))
@@ -141,6 +173,27 @@ def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     run("2030-01-31T09:00:00Z")
     assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("failed", 1)]
     assert alice.get(f"/schedules/{schedule['id']}").json["status"] == "deleted"
+
+
+def test_a_schedule_that_nobody_understands_any_more_keeps_no_other_from_running(app, alice, accounts, run):
+    broken, whole = create(alice, monthly(accounts[1])), create(alice, monthly(accounts[1]))
+    with app.app_context(), unit_of_work() as session:
+        session.execute(text("UPDATE schedules SET time_zone = 'Gone/Away' WHERE id = :id"), {"id": broken["id"]})
+    assert run("2030-01-31T08:00:00Z") > 0
+    assert [each["status"] for each in history(alice, whole)] == ["completed"]
+    assert history(alice, broken) == []
+
+
+def test_rules_that_take_long_to_look_through_are_left_to_the_next_unit_of_work(alice, accounts, run, monkeypatch):
+    schedules = [create(alice, monthly(accounts[1])) for _ in range(3)]
+    clock, recorded = iter(range(1_000)), []
+    # Each look at the clock is a second later.
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    record = store.record
+    monkeypatch.setattr(store, "record", lambda connection, due, runs: (recorded.append(len(due)), record(connection, due, runs)))
+    run("2030-01-31T08:00:00Z")
+    assert recorded == [1, 1, 1]
+    assert [each["status"] for schedule in schedules for each in history(alice, schedule)] == ["completed"] * 3
 
 
 def test_accounts_that_were_closed_or_frozen_since_fail_the_run(alice, teller, accounts, run):

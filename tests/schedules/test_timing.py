@@ -121,12 +121,28 @@ def test_a_rule_that_never_matches_is_refused_soon(rrule: str, month_end: str) -
 def test_the_longest_rules_are_found_out_soon() -> None:
     for rrule in (
         "FREQ=HOURLY;COUNT=5000",
-        "FREQ=YEARLY;COUNT=5000",
+        "FREQ=WEEKLY;COUNT=5000",
         "FREQ=YEARLY;BYHOUR=" + ",".join(map(str, range(24))) + ";BYDAY=MO,TU;COUNT=5000",
     ):
         started = time.process_time()
         timing(PRAGUE, "2027-01-31T09:00", rrule)
         assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    "rrule",
+    [
+        "FREQ=YEARLY;COUNT=5000",
+        "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=29;COUNT=5000",
+        "FREQ=HOURLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=3;COUNT=5000",
+    ],
+)
+def test_a_count_that_reaches_further_than_a_century_is_refused_soon(rrule: str) -> None:
+    started = time.process_time()
+    with pytest.raises(InvalidRule, match="hundred years"):
+        timing(PRAGUE, "2027-01-31T09:00", rrule, "skip")
+    assert time.process_time() - started < 3
+    timing(PRAGUE, "2027-01-31T09:00", "FREQ=YEARLY;INTERVAL=10;COUNT=11")
 
 
 def test_how_far_away_the_start_is_costs_nothing() -> None:

@@ -226,6 +226,26 @@ def test_the_ends_of_many_holds_are_written_together_and_in_rounds(alice, partie
     assert money()[1] == "0.00"
 
 
+@pytest.mark.usefixtures("context")
+def test_a_hold_that_the_database_refuses_to_end_keeps_no_other_from_ending(alice, carol, funded, parties, outcome, expire, money):
+    broken, whole = outcome(carol, hold(carol, (funded(carol), parties[1]))), outcome(alice, hold(alice, parties))
+
+    def hold_less(amount):
+        # Past the bank: there is less held on the account than its holds add up to.
+        with unit_of_work() as session:
+            statement = text("UPDATE balances SET held = held - :amount WHERE account_id = :id")
+            session.execute(statement, {"amount": amount, "id": broken["from_account_id"]})
+
+    hold_less(1)
+    expire(broken)
+    expire(whole)
+    assert expire_holds() == 1
+    assert (money()[1], read(carol, broken)["status"]) == ("0.00", "held")
+    hold_less(-1)
+    assert expire_holds() == 1
+    assert read(carol, broken)["status"] == "voided"
+
+
 def test_a_hold_can_be_kept_for_31_days_and_not_longer(alice, parties):
     def until(**ahead):
         return hold(alice, parties, "1.00", expires_at=(datetime.now(UTC) + timedelta(**ahead)).isoformat())

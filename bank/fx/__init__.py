@@ -1,0 +1,1 @@
+"""Exchange: rates, quotes, and what the bank is exposed to by them."""

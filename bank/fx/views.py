@@ -1,0 +1,63 @@
+"""`/fx`: rates, quotes, and what the bank is exposed to."""
+
+from typing import Any
+
+from flask import Response
+
+from bank.auth.guard import login_required, origin, principal
+from bank.fx import schemas, service
+from bank.users.models import Role
+from bank.web.api import Blueprint
+from bank.web.body import json_response
+
+blp = Blueprint("fx", __name__, url_prefix="/api/v1/fx", description="Rates, quotes, and what the bank is exposed to.")
+
+
+@blp.route("/rates", methods=["GET"])
+@login_required()
+@blp.arguments(schemas.RatesQuery(), location="query")
+@blp.response(200, schemas.RatesAnswer)
+def list_rates(query: dict[str, Any]) -> Response:
+    """List the rates that count on a day
+
+    Of each currency the newest that was published for that day, or for one of the days before while that still counts: on a
+    Sunday those of Friday. A currency that has none is left out. Rates between two others go by way of the euro.
+    """
+    return json_response({"base": service.BASE, "data": service.rates(query.get("date"))})
+
+
+@blp.route("/rates", methods=["POST"])
+@login_required(Role.ADMIN)
+@blp.arguments(schemas.PublishRate())
+@blp.response(201, schemas.PublishedRate)
+def publish_rate(body: dict[str, Any]) -> Response:
+    """Publish a rate of the bank's own
+
+    It counts before the provider's of the same day, and before those that were published earlier; nothing is overwritten.
+    """
+    published = service.publish(body["currency"], body["rate"], body.get("date"), origin())
+    return json_response({"base": service.BASE, **published}, 201)
+
+
+@blp.route("/quotes", methods=["POST"])
+@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@blp.arguments(schemas.AskQuote())
+@blp.response(201, schemas.QuoteAnswer)
+@blp.problem(422, "Not valid; `errors` names each place. `rate_unavailable`: nobody has published a rate, or none that is new enough.")
+def ask_quote(body: dict[str, Any]) -> Response:
+    """Get a firm rate for half a minute
+
+    For one transfer of this amount by the caller, who names it by `quote_id`. It reserves nothing.
+    """
+    return json_response(service.quote(principal().id, body["minor"], body["currency"], body["to_currency"]), 201)
+
+
+@blp.route("/position", methods=["GET"])
+@login_required(Role.TELLER, Role.AUDITOR, Role.ADMIN)
+@blp.response(200, schemas.PositionsAnswer)
+def read_position() -> Response:
+    """See what the bank is exposed to
+
+    What exchanges have brought the bank in each currency and taken, and what that is worth at today's published rates.
+    """
+    return json_response(service.position())

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.properties.model import LARGEST_AMOUNT
+from tests.properties.ledger import LARGEST_AMOUNT
 
 CUSTOMERS = ("alice", "bob", "carol")
 
@@ -51,6 +51,22 @@ class Change:
     account: int
     to: dict[str, Any]
     caller: str = "teller"
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish a rate for one euro."""
+
+    currency: int
+    rate: str
+
+
+@dataclass(frozen=True)
+class AskQuote:
+    """Have a rate promised for what an account has."""
+
+    source: int
+    amount: Any
 
 
 @dataclass(frozen=True)
@@ -109,10 +125,12 @@ _of_all = {"amount": amounts, "currency": currencies, "reference": references}
 _receiver = {"user": st.sampled_from([None] * 7 + [*CUSTOMERS]), "account": mostly}
 one_sided = _some(**_of_all, **_receiver, late=st.none() | st.integers(1, 900))
 transfers = _some(**_of_all, **_receiver, source=st.none() | whiches)
+by_quote = _some(quote=whiches, source=whiches, **_receiver)
+exchanges = _some(**_of_all, **_receiver, source=whiches, exchanges=st.just(True))
 holds = _some(**_of_all, **_receiver, source=whiches, hold=st.just(True), hours=st.sampled_from([None, 1.5, 30.5, 700.5]))
 items = st.one_of(
     *(fields.map(lambda drawn, kind=kind: {"type": kind, **drawn}) for kind, fields in (
-        ("credit", one_sided), ("debit", one_sided), ("transfer", transfers), ("transfer", transfers), ("transfer", holds)))
+        ("credit", one_sided), ("debit", one_sided), ("transfer", transfers), ("transfer", exchanges), ("transfer", holds)))
 )  # fmt: skip
 floods = st.builds(lambda account: [{"type": "credit", "account": account, "amount": LARGEST_AMOUNT}] * 10, whiches)
 lists = st.lists(items, min_size=1, max_size=6)
@@ -133,6 +151,8 @@ asks = {
     "debit": _asks("debit", one_sided),
     "transfer": _asks("transfer", transfers),
     "hold": _asks("transfer", holds),
+    "exchange": _asks("transfer", exchanges),
+    "by quote": _asks("transfer", by_quote),
     "capture": _asks("capture", points),
     "void": _asks("void", st.fixed_dictionaries({"of": mostly})),
     "rollback": _asks("rollback", points),
@@ -140,6 +160,8 @@ asks = {
     "schedule": _asks("schedule", schedules),
 }
 others = {
+    "quote": st.builds(AskQuote, whiches, amounts),
+    "publish": st.builds(Publish, st.integers(0, 1), st.sampled_from(["1", "0.8", "1.1172", "24.31", "144.35", "0.00031", "16250.5"])),
     "again": st.just(Again()),
     "open": st.builds(Open, st.sampled_from(CUSTOMERS), st.integers(0, 1)),
     "change": st.builds(
@@ -165,7 +187,7 @@ def scripts(*names: str) -> st.SearchStrategy[list[Any]]:
 
 
 explore = settings(
-    max_examples=500,
+    max_examples=400,
     # Other runs each time: what they find is a bug of the bank or of the model, and no matter of luck. The blob makes it come again.
     derandomize=False,
     print_blob=True,

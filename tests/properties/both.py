@@ -14,11 +14,11 @@ from bank.processing.expiry import expire_holds
 from bank.processing.processor import drain_once
 from bank.schedules.jobs import run_due
 from tests.conftest import Person
-from tests.properties.acts import FITS, Again, Ask, Change, Open, Pass, Post, Reschedule, Rest
+from tests.properties.acts import FITS, Again, Ask, AskQuote, Change, Open, Pass, Post, Publish, Reschedule, Rest
 from tests.properties.calendar import Schedule
 from tests.properties.clock import Clock
-from tests.properties.ledger import Batch, Transaction
-from tests.properties.model import STAFF, Model, Refused
+from tests.properties.ledger import Batch, Refused, Transaction
+from tests.properties.model import STAFF, Model
 
 
 class Both:
@@ -103,6 +103,33 @@ class Both:
         except Refused as refused:
             assert (answer.status_code, answer.json["code"]) == refused.args, answer.json
 
+    def _publish(self, act: Publish) -> None:
+        currency = list(self._currencies)[act.currency]
+        answer = self._people["admin"].post("/fx/rates", {"currency": currency, "rate": act.rate})
+        assert answer.status_code == 201, answer.json
+        self._model.rates[currency] = Decimal(act.rate)
+
+    def _askquote(self, act: AskQuote) -> None:
+        account = self._model.accounts[act.source % len(self.accounts)]
+        body = {"currency": account.currency, "amount": _resolve(act.amount, account.amount), "to_currency": self._other(account.currency)}
+        sent = {**body, "amount": self._shown(body["amount"], account.currency)}
+        answer = self._people[account.owner].post("/fx/quotes", sent)
+        try:
+            quote = self._model.quote(account.owner, body)
+        except Refused as refused:
+            assert (answer.status_code, answer.json["code"]) == refused.args, answer.json
+            return
+        assert answer.status_code == 201, answer.json
+        assert answer.json["to_amount"] == self._shown(quote.body["to_amount"], quote.body["to_currency"])
+        self._ids[quote] = answer.json["id"]
+
+    def _other(self, currency: str) -> str:
+        """The other currency, with a rate: what a run before has published counts, so each tells its own before its first exchange."""
+        for number, each in enumerate(self._currencies):
+            if each not in self._model.rates:
+                self._publish(Publish(number, "1.25"))
+        return next(each for each in self._currencies if each != currency)
+
     def _reschedule(self, act: Reschedule) -> None:
         if not self._model.schedules:
             return
@@ -149,17 +176,24 @@ class Both:
         if operation == "batch":
             return {"atomic": drawn["atomic"], "items": [self._body(item["type"], item) for item in drawn["items"]]}
         if "of" in drawn:
-            # Mostly one of which something can be taken, let go or moved back.
+            # Mostly one of which something can be taken, let go or moved back, or of which it could once.
             holds = operation in ("capture", "void")
-            wanted = [n for n, t in enumerate(model.transactions) if (t.held if holds else t.status == "completed" and t.ends is None)]
-            if drawn["of"] >= FITS or not wanted:
-                wanted = list(range(len(model.transactions)))
+            once = [n for n, t in enumerate(model.transactions) if (t.ends is not None) is holds and t.operation != "rollback"]
+            now = [n for n in once if model.transactions[n].status == ("held" if holds else "completed")]
+            wanted = (now if drawn["of"] < FITS // 2 else once if drawn["of"] < FITS else []) or list(range(len(model.transactions)))
             of = wanted[-1 - drawn["of"] % len(wanted)]
             original = model.transactions[of]
             left = original.held if operation == "capture" else original.amount - original.moved_back
             return {"of": of} | ({"amount": _resolve(drawn["amount"], left)} if "amount" in drawn else {})
         source = drawn["source"] % len(self.accounts) if "source" in drawn else None
-        account = self._target(source, drawn["account"])
+        account = self._target(source, drawn["account"], exchanges="exchanges" in drawn or "quote" in drawn)
+        if "quote" in drawn:
+            if not model.quotes:
+                return None
+            number = -1 - drawn["quote"] % len(model.quotes) + len(model.quotes)
+            quoted = model.quotes[number].body
+            body = {"quote": number, "from": source, "amount": quoted["amount"], "currency": quoted["currency"]}
+            return body | ({"to_user": drawn["user"]} if "user" in drawn else {"to": account})
         spends = account if source is None else source
         currency = model.accounts[spends].currency
         if "currency" in drawn:
@@ -168,6 +202,8 @@ class Both:
         body = {"amount": _resolve(drawn["amount"], has.amount - has.held + has.limit), "currency": currency}
         body |= {name: drawn[name] for name in ("type", "reference", "hold", "skips", "attempts") if name in drawn}
         # Times are those of the run: asked once more an hour later, it is another request.
+        if "exchanges" in drawn:
+            body["to_currency"] = self._other(currency)
         body |= {"until": model.now + drawn["hours"]} if "hours" in drawn else {}
         if operation in ("credit", "debit"):
             body |= {"since": model.now - drawn["late"]} if "late" in drawn else {}
@@ -179,11 +215,11 @@ class Both:
             body |= {"times": [first + n * drawn["every"] for n in range(drawn["count"])], "every": drawn["every"]}
         return body if source is None else body | {"from": source}
 
-    def _target(self, source: int | None, drawn: int) -> int:
-        """Mostly another account of the same currency: anything else is refused."""
+    def _target(self, source: int | None, drawn: int, *, exchanges: bool) -> int:
+        """Mostly another account of the same currency, or for an exchange of the other: anything else is refused."""
         accounts = self._model.accounts
         if source is not None and drawn < FITS:
-            fits = [n for n, each in enumerate(accounts) if n != source and each.currency == accounts[source].currency]
+            fits = [n for n, each in enumerate(accounts) if n != source and (each.currency != accounts[source].currency) is exchanges]
             if fits:
                 return fits[drawn % len(fits)]
         return drawn % len(accounts)
@@ -211,9 +247,10 @@ class Both:
             sent |= {"reason": "Returned"} if operation == "rollback" else {}
             return f"/transactions/{self._ids[of]}/{operation}", sent
         sent = {"amount": self._shown(body["amount"], body["currency"]), "currency": body["currency"]}
-        sent |= {name: body[name] for name in ("reference", "hold") if name in body}
+        sent |= {name: body[name] for name in ("reference", "hold", "to_currency") if name in body}
         for name, told in (("account", "account_id"), ("from", "from_account_id"), ("to", "to_account_id")):
             sent |= {told: self.accounts[body[name]]} if name in body else {}
+        sent |= {"quote_id": self._ids[self._model.quotes[body["quote"]]]} if "quote" in body else {}
         sent |= {"user_id": self._people[body["user"]].id} if "user" in body else {}
         sent |= {"to_username": self._people[body["to_user"]].username} if "to_user" in body else {}
         sent |= {"expires_at": self._time(body["until"])} if "until" in body else {}
@@ -262,7 +299,7 @@ class Both:
             return
         assert (answer.json["status"], answer.json["failure_code"]) == (made.status, made.code), answer.json
         shown = {entry["account_id"]: entry for entry in answer.json["entries"]}
-        assert len(shown) == (2 if moved else 0)
+        assert len(shown) == (0 if not moved else 2 if made.currency == made.to_currency else 4)
         for account, amount, balance in moved:
             # One that would be opened has no name yet.
             if account < len(self.accounts):
@@ -293,6 +330,7 @@ class Both:
                 assert self._ids[t.batch] == told["batch_id"]
             self._meet(t, told)
             of, kind = {t.operation: t.of and self._ids[t.of]}, t.operation
+            assert (told["to_amount"], told["to_currency"]) == (self._shown(t.to_amount, t.to_currency), t.to_currency), told
             money = {"amount": t.amount, "rolled_back_amount": t.moved_back, "held_amount": t.held, "captured_amount": t.captured}
             expected = {
                 "type": "transfer" if kind in ("capture", "void") else kind,

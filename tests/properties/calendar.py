@@ -35,8 +35,8 @@ class Schedule:
 class Calendar(Ledger):
     """The ledger, and what is to come. A tick is what the scheduler does every two seconds."""
 
-    def __init__(self, outside: Mapping[tuple[str, int], int]) -> None:
-        super().__init__(outside)
+    def __init__(self, own: Mapping[tuple[str, int], int]) -> None:
+        super().__init__(own)
         self.schedules: list[Schedule] = []
 
     def tick(self) -> None:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg2
 
-# Names are looked for in `public` first, so these stand before those of the server. SQL that knows the time by a keyword, as
-# CURRENT_TIMESTAMP, would get past them; the bank has none.
+# Names are looked for in `public` first, so these stand before those of the server. What SQL knows by a keyword, as CURRENT_DATE, gets
+# past them: the day that rates are of stays the same.
 _INSTALL = """
 CREATE TABLE clock (ahead interval NOT NULL);
 INSERT INTO clock VALUES ('0');

@@ -39,9 +39,9 @@ class Runs:
         self._app, self._clock, self._password_hash = app, clock, password_hash
         self._staff = people(app, password_hash, _STAFF)
         # What is left for the first currency of a run, and for the second: that has no decimals or three, as long as there are such.
-        usual = [code for code, decimals in _DECIMALS.items() if decimals == 2]
-        self._currencies = [usual[::2], [code for code in _DECIMALS if code not in usual] + usual[1::2]]
-        self._outside: dict[tuple[str, int], int] = {}
+        usual = [code for code, decimals in _DECIMALS.items() if decimals == 2 and code != "EUR"]
+        self._currencies = [usual[::2], [code for code, decimals in _DECIMALS.items() if decimals != 2] + usual[1::2]]
+        self._own: dict[tuple[str, int], int] = {}
         # Up to this position of the log.
         self._checked = self._position()
 
@@ -49,7 +49,7 @@ class Runs:
         """Do all of it to a bank and to a model, and compare them."""
         currencies = {pool[0]: _DECIMALS[pool[0]] for pool in self._currencies}
         first, second = currencies
-        model = Model(self._outside)
+        model = Model(self._own, currencies)
         cast = {**people(self._app, self._password_hash, _CUSTOMERS), **self._staff}
         both = Both(self._app, self._clock, cast, currencies, model)
         try:
@@ -64,7 +64,7 @@ class Runs:
             last = self._position()
             self._check(Window(min(both.accounts), max(both.accounts), self._checked + 1, last))
             self._checked = last
-            self._outside = model.outside
+            self._own = model.own
         except BaseException:
             # Nobody knows what the bank's own accounts have now.
             self._currencies = [pool[1:] for pool in self._currencies]
@@ -74,7 +74,7 @@ class Runs:
         self._currencies = [pool[1:] if self._is_far(pool[0]) else pool for pool in self._currencies]
 
     def _is_far(self, currency: str) -> bool:
-        return any(abs(amount) > _FAR for (of, _), amount in self._outside.items() if of == currency)
+        return any(abs(amount) > _FAR for (name, _), amount in self._own.items() if name.endswith(currency))
 
     def _position(self) -> int:
         with self._app.app_context(), reader() as session:

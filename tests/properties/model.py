@@ -3,27 +3,29 @@
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from tests.properties.calendar import Calendar, Schedule
-from tests.properties.ledger import Account, Batch, Transaction
+from tests.properties.exchange import Quote, agreed, taken_back
+from tests.properties.ledger import LARGEST_AMOUNT, Account, Batch, Refused, Transaction
 
-LARGEST_AMOUNT = 10**18 - 1
-USUAL_HOLD = 7 * 24.0
+USUAL_HOLD, FIRM = 7 * 24.0, 30 / 3600
 STAFF = ("teller", "admin")
 
 Body = Mapping[str, Any]
 
 
-class Refused(Exception):
-    """Nothing comes of the request; its answer has this status and code."""
-
-
 class Model(Calendar):
-    """The bank behind its API."""
+    """The bank behind its API. `decimals` are those of each currency."""
 
-    def __init__(self, outside: Mapping[tuple[str, int], int]) -> None:
-        super().__init__(outside)
+    def __init__(self, own: Mapping[tuple[str, int], int], decimals: Mapping[str, int]) -> None:
+        super().__init__(own)
+        self.decimals = decimals
+        # Of each currency, for one euro.
+        self.rates: dict[str, Decimal] = {}
+        self.quotes: list[Quote] = []
+        self.used: set[int] = set()
         self.keys: dict[tuple[str, str, str], tuple[Body, Any]] = {}
 
     def ask(self, caller: str, operation: str, body: Body, key: str | None = None) -> tuple[Any, bool]:
@@ -57,7 +59,7 @@ class Model(Calendar):
         return made, moved
 
     def credit(self, caller: str, body: Body) -> Transaction:
-        if not _is_staff(caller):
+        if caller not in STAFF:
             raise Refused(403, "forbidden")
         return self.submit("credit", None, self._side(caller, body, opens=True), body)
 
@@ -66,24 +68,50 @@ class Model(Calendar):
 
     def _side(self, caller: str, body: Body, *, opens: bool) -> int:
         owner = self.accounts[body["account"]].owner if "account" in body else body["user"]
-        if caller != owner and not _is_staff(caller):
+        if caller != owner and caller not in STAFF:
             raise Refused(404, "not_found")
         return body["account"] if "account" in body else self._default(owner, body["currency"], opens=opens)
 
     def transfer(self, caller: str, body: Body) -> Transaction:
         ends = body.get("until", self.now + USUAL_HOLD) if body.get("hold") else None
-        return self.submit("transfer", *self._sides(caller, body), body, ends=ends)
+        made = self.submit("transfer", *self._sides(caller, body), {**body, **self._agreed(caller, body)}, ends=ends)
+        self.used |= {body["quote"]} if "quote" in body else set()
+        return made
 
     def _sides(self, caller: str, body: Body) -> tuple[int, int]:
         source = body["from"] if "from" in body else self._default(caller, body["currency"], opens=False)
         if caller not in (self.accounts[source].owner, "admin"):
             raise Refused(404, "not_found")
+        differs = self.accounts[source].currency != body["currency"]
+        if differs and body.keys() & {"to_currency", "quote"}:
+            raise Refused(422, "currency_mismatch")
+        # Before an account is opened for what would not arrive.
+        arrives = self._agreed(caller, body).get("to_currency", body["currency"])
         if "to" in body:
             return source, body["to"]
         # Only money of that currency opens an account for it.
-        if self.accounts[source].currency != body["currency"] and self._find(body["to_user"], body["currency"]) is None:
+        if differs and self._find(body["to_user"], arrives) is None:
             raise Refused(422, "currency_mismatch")
-        return source, self._default(body["to_user"], body["currency"], opens=True)
+        return source, self._default(body["to_user"], arrives, opens=True)
+
+    def _agreed(self, caller: str, body: Body) -> Body:
+        """What arrives, where it is other money."""
+        if "quote" not in body:
+            return agreed(body, self.rates, self.decimals) if "to_currency" in body else {}
+        quote = self.quotes[body["quote"]]
+        if caller != quote.owner:
+            raise Refused(404, "not_found")
+        if body["quote"] in self.used:
+            raise Refused(409, "quote_used")
+        if self.now >= quote.until:
+            raise Refused(422, "quote_expired")
+        return quote.body
+
+    def quote(self, caller: str, body: Body) -> Quote:
+        """A rate that is firm for half a minute. Raises Refused."""
+        _check(body)
+        self.quotes.append(Quote(caller, {**body, **agreed(body, self.rates, self.decimals)}, self.now + FIRM))
+        return self.quotes[-1]
 
     def capture(self, caller: str, body: Body) -> Transaction:
         hold = self._hold(caller, body)
@@ -97,7 +125,11 @@ class Model(Calendar):
         of = self._original(caller, body)
         if of.ends is not None or of.operation in ("void", "rollback") or of.status not in ("completed", "rolled_back"):
             raise Refused(409, "not_reversible")
-        return self.submit("rollback", of.target, of.source, _part(body, of.amount - of.moved_back or of.amount, of), of=of)
+        part = _part(body, of.amount - of.moved_back or of.amount, of)
+        if of.to_currency != of.currency:
+            before = [t for t in self.transactions if t.of is of and t.status != "failed"]
+            part = taken_back(of, part["amount"], before)
+        return self.submit("rollback", of.target, of.source, part, of=of)
 
     def _hold(self, caller: str, body: Body) -> Transaction:
         hold = self._original(caller, body)
@@ -109,7 +141,7 @@ class Model(Calendar):
         """By staff, or by who receives the money: not by who pays, and for strangers it is not there."""
         of = self.transactions[body["of"]]
         payer, payee = (None if side is None else self.accounts[side].owner for side in (of.source, of.target))
-        if not _is_staff(caller) and caller != payee:
+        if caller not in STAFF and caller != payee:
             raise Refused(403, "forbidden") if caller == payer else Refused(404, "not_found")
         return of
 
@@ -120,7 +152,8 @@ class Model(Calendar):
                 made = getattr(self, item["type"])(caller, item)
             except Refused:
                 raise Refused(422, "validation_failed") from None
-            if any(side is not None and self.accounts[side].currency != made.currency for side in (made.source, made.target)):
+            sides = ((made.source, made.currency), (made.target, made.to_currency))
+            if any(side is not None and self.accounts[side].currency != currency for side, currency in sides):
                 raise Refused(422, "validation_failed")
             made.batch = batch
             batch.items.append(made)
@@ -143,7 +176,7 @@ class Model(Calendar):
     def change(self, caller: str, account: int, *, status: str | None = None, limit: int | None = None) -> None:
         """Freeze, close, or let be overdrawn; at once. Raises Refused."""
         was = self.accounts[account]
-        if not _is_staff(caller):
+        if caller not in STAFF:
             raise Refused(403, "forbidden") if caller == was.owner else Refused(404, "not_found")
         now = replace(was, status=status or was.status, limit=was.limit if limit is None else limit)
         if now == was:
@@ -173,10 +206,6 @@ class Model(Calendar):
                 raise Refused(422, "validation_failed")
         it.coming = it.coming if status == "active" else []
         it.status = status
-
-
-def _is_staff(caller: str) -> bool:
-    return caller in STAFF
 
 
 def _check(body: Body) -> None:

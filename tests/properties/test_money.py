@@ -10,9 +10,7 @@ from tests.properties.conftest import Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MIX = scripts(
-    "credit", "debit", "transfer", "transfer", "rollback", "rollback", "batch", "batch", "open", "change", "again", "post", "pass"
-)
+MIX = scripts("credit", "debit", *["transfer", "rollback", "batch"] * 2, "open", "change", "again", "post", "pass")
 
 
 @explore

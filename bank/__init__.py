@@ -30,6 +30,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
     from bank.fx.views import blp as fx
     from bank.imports import models as _imports  # noqa: F401 - the same
+    from bank.limits import models as _limits  # noqa: F401 - for the migrations too: its views read the tables by their names
+    from bank.limits.views import limits, rules
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
     from bank.proof import models as _proof  # noqa: F401 - the same
@@ -37,7 +39,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.schedules.views import blp as schedules
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
-    from bank.web import body, context, docs, limits, problems, streaming
+    from bank.web import body, context, docs, problems, streaming
+    from bank.web import limits as rate_limits
     from bank.web.api import Api
 
     config = config or Config.from_env()
@@ -55,7 +58,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
         JWT_REFRESH_TOKEN_EXPIRES=timedelta(seconds=config.refresh_token_seconds),
         **database.settings(config.database_url, max(config.web_threads, config.worker_threads + 1)),
         **docs.SETTINGS,
-        **limits.settings(config),
+        **rate_limits.settings(config),
     )
     if config.trusted_proxies:
         proxies = config.trusted_proxies
@@ -67,13 +70,13 @@ def create_app(config: "Config | None" = None) -> "Flask":
     streaming.init_app(app, config)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), supports_credentials=False)
-    limits.init_app(app, tokens.user)
+    rate_limits.init_app(app, tokens.user)
     tokens.init_app(app)
     metrics.init_app(app)
     stats.init_app(app)
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, batches, schedules, fx, balances, audit, admin, replays):
+    for blueprint in (auth, users, accounts, transactions, batches, schedules, limits, rules, fx, balances, audit, admin, replays):
         api.register_blueprint(blueprint)
     return app

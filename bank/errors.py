@@ -141,6 +141,36 @@ class QuoteUsed(Conflict):
     code, title = "quote_used", "The quote has been used"
 
 
+class TooManyLimits(Conflict):
+    """As many limits as may be are set for a role, a user or an account."""
+
+    code, title = "too_many_limits", "As many limits as may be are set"
+
+
+class TooManyRules(Conflict):
+    """As many rules as may be are set."""
+
+    code, title = "too_many_rules", "As many rules as may be are set"
+
+
+class NotUnderReview(Conflict):
+    """Only what a rule had held, and nobody has decided yet, can be approved or rejected."""
+
+    code, title = "not_under_review", "No review of this transaction is open"
+
+
+class NotApprovable(Conflict):
+    """The ledger would refuse it now. It stays under review."""
+
+    code, title = "not_approvable", "The transaction cannot be approved now"
+
+
+class SamePerson(Forbidden):
+    """Who asked for it, or is a party to it, must not approve it."""
+
+    code, title = "same_person", "Somebody else has to decide on this"
+
+
 class IdempotencyInProgress(Conflict):
     """The first request with this key has not been answered yet."""
 

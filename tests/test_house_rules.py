@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask_migrate import downgrade, upgrade
-from sqlalchemy import CheckConstraint, Connection, inspect, make_url
+from sqlalchemy import CheckConstraint, Connection, NullPool, create_engine, inspect, make_url
 from sqlalchemy.event import listen, remove
 
 from bank import create_app
@@ -275,13 +275,13 @@ def test_a_migration_that_failed_anywhere_is_run_again() -> None:
         remove(db.engine, "before_cursor_execute", executing)
 
 
-ONLINE = ["0005", "0006", "0007"]
+ONLINE = ["0005", "0006", "0007", "0008", "0009"]
 
 # What keeps nobody for long: it looks at no row, or lets others write meanwhile.
 QUICK = re.compile(
     r"CREATE TABLE|SELECT|SET lock_timeout|UPDATE alembic_version|DROP INDEX CONCURRENTLY|CREATE INDEX CONCURRENTLY|"
     r"ALTER TABLE \w+ (VALIDATE CONSTRAINT \w+$|ALTER COLUMN|(?!.*ADD CONSTRAINT (?!.*NOT VALID)))|"
-    r"CREATE INDEX IF NOT EXISTS \w+ ON schedule"
+    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER fx_rates"
 )
 
 
@@ -361,6 +361,27 @@ def test_holds_are_over_before_their_migration_is_taken_back_and_are_no_transfer
         # A transfer that is completed can be rolled back.
         assert {*connection.exec_driver_sql("SELECT status FROM transactions").scalars()} == {"voided"}
     upgrade(directory=MIGRATIONS, revision="0006")
+
+
+@pytest.mark.parametrize(
+    "booked",
+    [
+        "INSERT INTO accounts (id, currency, kind, is_default, version) VALUES (gen_random_uuid(), 'EUR', 'position', false, 1)",
+        """INSERT INTO schedules (id, status, created_by, from_user_id, to_user_id, from_account_id, to_account_id, amount, currency,
+                                  to_currency, run_at, misfire, retry_attempts, retry_delay_seconds, version)
+           VALUES (gen_random_uuid(), 'paused', gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),
+                   gen_random_uuid(), 1, 'USD', 'EUR', now(), 'skip', 1, 1, 1)""",
+    ],
+    ids=["a position", "a schedule"],
+)
+def test_where_money_was_exchanged_there_is_no_way_back_to_one_currency(empty_app, as_superuser, booked) -> None:
+    upgrade(directory=MIGRATIONS, revision="0008")
+    with create_engine(as_superuser(empty_app.config["BANK"].database_url), poolclass=NullPool).begin() as connection:
+        # Whose they are does not matter here.
+        connection.exec_driver_sql("SET session_replication_role = replica")
+        connection.exec_driver_sql(booked)
+    with pytest.raises(SystemExit):
+        downgrade(directory=MIGRATIONS, revision="-1")
 
 
 def test_every_alert_watches_metrics_that_there_are_and_leads_to_a_runbook(client) -> None:

@@ -1,4 +1,5 @@
-"""The follower that puts into the audit log what the ledger decided against, what was taken back, and which holds expired.
+"""The follower that puts into the audit log what the ledger decided against, what was taken back, which holds expired,
+and what a rule marked or had held.
 
 A person's act is written with its effect, in one transaction. These are nobody's act but follow from one, so they are
 read from the log of events: posting does not wait for them. What was simply posted is not repeated here. They bear the time of
@@ -16,10 +17,15 @@ _RECORD = text(
     INSERT INTO audit_logs (entity_type, entity_id, action, details, request_id, created_at)
     SELECT 'transaction', stream_id,
            CASE type WHEN 'TransactionFailed' THEN 'transaction.failed' WHEN 'HoldExpired' THEN 'transaction.hold_expired'
-                     ELSE 'transaction.rolled_back' END,
+                     WHEN 'TransactionRolledBack' THEN 'transaction.rolled_back'
+                     WHEN 'TransactionHeld' THEN 'transaction.under_review' ELSE 'transaction.flagged' END,
            data, request_id, recorded_at
       FROM events
-     WHERE position > :after AND position <= :reached AND type IN ('TransactionFailed', 'TransactionRolledBack', 'HoldExpired')
+     WHERE position > :after AND position <= :reached
+       AND (type IN ('TransactionFailed', 'TransactionRolledBack', 'HoldExpired')
+            -- Only what limits or rules were asked about is in this version.
+            OR (type = 'TransactionHeld' AND schema = 2 AND (data ->> 'review')::boolean)
+            OR (type = 'TransactionCompleted' AND schema = 2 AND data ->> 'checks' LIKE '%"flagged"%'))
      ORDER BY position
     """
 )

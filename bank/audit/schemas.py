@@ -9,7 +9,7 @@ from bank.events import types
 from bank.web.fields import Choice, Identifier, Moment, Text, Whole
 from bank.web.paging import PageSchema
 
-_ENTITIES = ["user", "login", "account", "transaction", "batch", "schedule", "rate", "import", "replay"]
+_ENTITIES = ["user", "login", "account", "transaction", "batch", "schedule", "limit", "rule", "rate", "import", "replay"]
 _TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 
 

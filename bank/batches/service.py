@@ -23,6 +23,7 @@ from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger.decide import FailureCode, decide, decide_together
 from bank.ledger.store import load_states
 from bank.ledger.system import BATCH_LANE
+from bank.limits import store as limits
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.transactions import parties
@@ -120,13 +121,18 @@ def preview(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: O
     with unit_of_work() as session:
         now, _ = transactions.find_key(session, None, _ROUTE, None)
         events = _events(session, None, items, caller, origin, now)
-        commands = [command_of(event, now) for event in events]
-        states = load_states(session.connection(), commands, lock=False)
+        commands = [command_of(event, now, str(index)) for index, event in enumerate(events)]
+        connection = session.connection()
+        applicable = limits.applicable_to(
+            connection, {command.transaction_id: event for command, event in zip(commands, events, strict=True)}
+        )
+        states = load_states(connection, commands, also=applicable.accounts if applicable else (), lock=False)
+        policy = limits.policy(connection, applicable, states) if applicable else None
         # Accounts that would be opened were opened in this unit of work; it ends without them.
         session.rollback()
-    outcomes = (decide_together if mode is BatchMode.ATOMIC else decide)(commands, states.accounts, states.originals)
+    outcomes = (decide_together if mode is BatchMode.ATOMIC else decide)(commands, states.accounts, states.originals, policy)
     rows = [as_row(None, event, now, **became(outcome, states.posted_at)) for event, outcome in zip(events, outcomes, strict=True)]
-    counts = {status: sum(row.status == status for row in rows) for status in ("completed", "held", "failed")}
+    counts = Counter(row.status for row in rows)
     batch = SimpleNamespace(id=None, mode=mode.value, created_at=now, completed_at=states.posted_at, counts=counts)
     refused = [row for row in rows if row.failure_code not in (None, FailureCode.BATCH_REFUSED)] if mode is BatchMode.ATOMIC else []
     failure = {"index": refused[0].batch_index, "code": refused[0].failure_code, "transaction_id": None} if refused else None

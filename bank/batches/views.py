@@ -10,7 +10,7 @@ from bank.batches import schemas, service, upload
 from bank.batches.models import BatchMode
 from bank.errors import Unprocessable
 from bank.transactions.service import Asked
-from bank.transactions.views import idempotency_key, viewer
+from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key, viewer
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint, StrictParser
@@ -39,16 +39,9 @@ class _Blueprint(Blueprint):
 
 blp = _Blueprint("batches", __name__, url_prefix="/api/v1/transactions/batch", description="Moving money many times at once.")
 
-_KEY = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "The same key and body again: the first answer again, and the money moves once.",
-    "example": "payroll-2026-05",
-}
 _HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "The batch, and how far it is."},
-    "Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "It is the first answer again."},
+    **REPLAYED,
 }
 _EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,INV-1\ntransfer,carol,5.00,USD,INV-2\n"
 
@@ -56,7 +49,7 @@ _EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,I
 @blp.route("", methods=["POST"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 @blp.doc(
-    parameters=[_KEY],
+    parameters=[IDEMPOTENCY_KEY],
     requestBody={"content": {CSV: {"schema": {"type": "string"}, "example": _EXAMPLE}}},
 )
 @blp.response(202, schemas.BatchAnswer, description="Durable; it is posted in a moment.", headers=_HEADERS)

@@ -131,9 +131,16 @@ class BatchSubmitted(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionCompleted(Happened):
-    """It was posted. `entries` are [account_id, version, amount, balance] each, in minor units."""
+    """It was posted. `entries` are [account_id, version, amount, balance] each, in minor units.
+
+    Since its second version, `checks` are the limits and rules that were asked before, [id, version, outcome, known] each
+    (`bank.ledger.decide.Checked`): what they said then, their own events tell. None: there were none.
+    """
+
+    SCHEMA: ClassVar[int] = 2
 
     entries: tuple[tuple[str, int, int, int], ...]
+    checks: list[list[Any]] | None = None
 
     @classmethod
     def stored(cls, data: Mapping[str, Any]) -> Self:
@@ -145,9 +152,12 @@ class TransactionCompleted(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionFailed(Happened):
-    """The ledger refused it."""
+    """The ledger refused it. `checks`, since its second version, say why, where more is to be said than the code does."""
+
+    SCHEMA: ClassVar[int] = 2
 
     failure_code: str
+    checks: list[list[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,32 @@ class TransactionRolledBack(Happened):
 
 @dataclass(frozen=True, slots=True)
 class TransactionHeld(Happened):
-    """It reserves `amount` minor units of the account, and moves nothing. Stream: the hold."""
+    """It reserves `amount` minor units of the account, and moves nothing. Stream: the hold.
+
+    Since its second version with the `checks` that were asked before; with `review` a rule wants an admin to decide first, whether or
+    not it asked for a hold.
+    """
+
+    SCHEMA: ClassVar[int] = 2
+
+    account_id: str
+    amount: int
+    review: bool = False
+    checks: list[list[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionApproved(Happened):
+    """An admin let it go on, and `amount` minor units are not held any more: they are posted by the event that follows. A hold stays
+    one, and nothing is let go. Stream: the transaction that was reviewed."""
+
+    account_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRejected(Happened):
+    """An admin was against it, and `amount` minor units are not held any more. It fails by the event that follows."""
 
     account_id: str
     amount: int
@@ -278,6 +313,45 @@ class ScheduleSkipped(Happened):
     next_run_at: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class LimitSet(Happened):
+    """A limit came to be, or is now this. Stream: the limit. `amount` is minor units, hours are minutes of the day."""
+
+    scope: str
+    role: str | None
+    user_id: str | None
+    account_id: str | None
+    currency: str
+    kind: str
+    amount: int | None
+    count: int | None
+    window: str | None
+    counterparties: list[str] | None
+    opens_at: int | None
+    closes_at: int | None
+    time_zone: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRemoved(Happened):
+    """A limit is no more. Stream: the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet(Happened):
+    """A rule came to be, or is now this. Stream: the rule."""
+
+    name: str
+    expression: str
+    effect: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRemoved(Happened):
+    """A rule is no more. Stream: the rule."""
+
+
 TYPES: dict[str, type[Happened]] = {
     name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, Happened) and kind is not Happened
 }
@@ -290,6 +364,10 @@ _SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voi
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     # Before there were batches, holds and exchanges.
     ("TransactionSubmitted", 1): lambda data: {**data, **dict.fromkeys(_SINCE_VERSION_2)},
+    # Before there were limits and rules; and what none was asked about is written so still.
+    ("TransactionCompleted", 1): lambda data: {**data, "checks": None},
+    ("TransactionFailed", 1): lambda data: {**data, "checks": None},
+    ("TransactionHeld", 1): lambda data: {**data, "review": False, "checks": None},
 }
 """What makes the data of a type's next version from the data of the version named here. A new version comes with
 its upcaster, and with an example among those of the tests."""

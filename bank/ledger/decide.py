@@ -5,9 +5,10 @@ that nobody writes; the drain hands in hundreds and writes the outcomes in sets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
 from bank.money import MAX_BALANCE
 
@@ -24,6 +25,8 @@ class FailureCode(StrEnum):
     AMOUNT_EXCEEDS_ORIGINAL = "amount_exceeds_original"  # more than what is left of the original, or of the hold
     HOLD_EXPIRED = "hold_expired"  # the hold's time was over before it was taken or let go
     HOLD_CLOSED = "hold_closed"  # nothing of the hold is left: it was taken or let go before
+    LIMIT_EXCEEDED = "limit_exceeded"  # more than a limit of the payer allows, or not to whom or when it does
+    RULE_DENIED = "rule_denied"  # a rule is against it, or an admin who was to review it
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"  # a balance would leave the range of the ledger
     BATCH_REFUSED = "batch_refused"  # another of its atomic batch was refused, so nothing of the batch moves
     INTERNAL_ERROR = "internal_error"  # not a decision: it could not be written, so nothing moved
@@ -141,6 +144,14 @@ class HoldDraft:
     version: int
 
 
+Checked = tuple[str, int | None, str, int | str | None]
+"""Something that was asked before the decision: the id and version of a limit or a rule, or `funds` and None; `passed`, `denied`,
+`review` or `flagged`; and what was known then, as minor units that were used or there, a count, or why a rule came to no answer."""
+
+Checks = tuple[Checked, ...]
+"""In the order in which they were asked. No part of what is decided: decisions that differ only in it are equal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Posting:
     """The decision to post: two entries that sum to zero, and the mark on the original of a rollback or of a capture.
@@ -153,13 +164,16 @@ class Posting:
     entries: tuple[EntryDraft, ...]
     reversal: ReversalDraft | None = None
     hold: HoldDraft | None = None
+    checks: Checks = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The decision to hold: nothing moves."""
+    """The decision to hold: nothing moves. `review`: until somebody has approved it, and not because it was asked for."""
 
     command: Command
+    review: bool = False
+    checks: Checks = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,47 +190,83 @@ class Refusal:
 
     command: Command
     code: FailureCode
+    checks: Checks = field(default=(), compare=False)
 
 
 Outcome = Posting | Reservation | Release | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What limits and rules say of a command: with a `code` it must not be, with `review` not yet."""
+
+    checks: Checks
+    code: FailureCode | None = None
+    review: bool = False
+
+
+class Policy(Protocol):
+    """Limits and rules, as `bank.limits.checks` knows them."""
+
+    def check(self, command: Command, accounts: Mapping[str, AccountState]) -> Verdict | None:
+        """What they say of a command that the ledger has nothing against; None where none applies."""
+
+    def decided(self, outcome: Outcome) -> None:
+        """Hear of each decision before the next is asked about."""
 
 
 def decide(
     commands: Iterable[Command],
     accounts: Mapping[str, AccountState],
     originals: Mapping[str, OriginalState],
+    policy: Policy | None = None,
 ) -> list[Outcome]:
     """Decide the commands in their order, each seeing the effects of those before it.
 
     `accounts` holds the state of every account named by a command, `originals` that of every
-    transaction that one points at; both are moved on. Returns one outcome a command. Raises
-    KeyError when a state is missing, which is a bug of the caller.
+    transaction that one points at; both are moved on. `policy` is asked last; None: nobody has set limits or rules.
+    Returns one outcome a command. Raises KeyError when a state is missing, which is a bug of the caller.
     """
-    return [_decide_one(command, accounts, originals) for command in commands]
+    return [_decide_one(command, accounts, originals, policy) for command in commands]
 
 
 def decide_together(
     commands: Sequence[Command],
     accounts: Mapping[str, AccountState],
     originals: Mapping[str, OriginalState],
+    policy: Policy | None = None,
 ) -> list[Outcome]:
     """Decide the commands as `decide` does, but post all of them or none.
 
-    Where one is refused, it is the first that would be, with its reason, and the others fail as `BATCH_REFUSED`. The states are
-    those before and stay so. Raises what `decide` raises.
+    Where one is refused, it is the first that would be, with its reason, and the others fail as `BATCH_REFUSED`. What would have to
+    be reviewed is refused: the others cannot wait for it. The states are those before and stay so. Raises what `decide` raises.
     """
     accounts = {account_id: replace(state) for account_id, state in accounts.items()}
     originals = {original_id: replace(state) for original_id, state in originals.items()}
     outcomes: list[Outcome] = []
     for command in commands:
-        outcome = _decide_one(command, accounts, originals)
+        outcome = _decide_one(command, accounts, originals, policy)
+        if isinstance(outcome, Reservation) and outcome.review:
+            outcome = Refusal(command, FailureCode.RULE_DENIED, outcome.checks)
         if isinstance(outcome, Refusal):
             return [outcome if each is command else Refusal(each, FailureCode.BATCH_REFUSED) for each in commands]
         outcomes.append(outcome)
     return outcomes
 
 
-def _decide_one(command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState]) -> Outcome:
+def _decide_one(
+    command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState], policy: Policy | None
+) -> Outcome:
+    if policy is None:
+        return _apply(command, accounts, originals, None)
+    outcome = _apply(command, accounts, originals, policy)
+    policy.decided(outcome)
+    return outcome
+
+
+def _apply(
+    command: Command, accounts: Mapping[str, AccountState], originals: Mapping[str, OriginalState], policy: Policy | None
+) -> Outcome:
     source = accounts[command.from_account_id]
     target = accounts[command.to_account_id]
     original_id = command.original_id
@@ -225,10 +275,14 @@ def _decide_one(command: Command, accounts: Mapping[str, AccountState], original
     if code is None and command.exchange is not None:
         code = _objection_of_positions(command, command.exchange, accounts)
     if code is not None:
-        return Refusal(command, code)
-    if command.holds:
+        return Refusal(command, code, _funds(source) if code is FailureCode.INSUFFICIENT_FUNDS else ())
+    verdict = policy.check(command, accounts) if policy is not None else None
+    checks, review = ((), False) if verdict is None else (verdict.checks, verdict.review)
+    if verdict is not None and verdict.code is not None:
+        return Refusal(command, verdict.code, checks)
+    if command.holds or review:
         source.held += command.amount
-        return Reservation(command)
+        return Reservation(command, review, checks)
     if original is not None and command.voids_id is not None:
         return Release(command, let_go(original, source))
     hold = _take(original, source, command.amount) if original is not None and command.captures_id is not None else None
@@ -238,7 +292,7 @@ def _decide_one(command: Command, accounts: Mapping[str, AccountState], original
         else _exchange(command, command.exchange, source, target, accounts)
     )
     if original is None or hold is not None:
-        return Posting(command, entries, hold=hold)
+        return Posting(command, entries, hold=hold, checks=checks)
     original.rolled_back_amount += command.arrives
     original.version += 1
     return Posting(command, entries, ReversalDraft(original.transaction_id, original.rolled_back_amount, original.version))
@@ -253,6 +307,12 @@ def _exchange(
         _move(accounts[exchange.to_position_id], -exchange.to_amount),
         _move(target, exchange.to_amount),
     )
+
+
+def _funds(source: AccountState) -> Checks:
+    """What there was to spend when it was not enough; a refusal leaves no entry that would tell."""
+    available = source.amount - source.held + (source.overdraft_limit or 0)
+    return (("funds", None, "denied", available),)
 
 
 def let_go(hold: OriginalState, account: AccountState) -> HoldDraft:

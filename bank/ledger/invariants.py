@@ -73,8 +73,10 @@ _OF_A_WINDOW = {
     # gaps between them. Accounts are found gone by the position too: by id, the streams of all transactions would lie between.
     "submissions": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'AccountOpened')",
-    # Schedules have no window of their own: what is looked at are their transactions, and the runs recorded between these.
+    # Schedules have no window of their own: what is looked at are their transactions, and the runs recorded between these. Nor have
+    # limits and rules, which move nothing.
     "schedules": "(SELECT * FROM schedules WHERE false)",
+    "settings": "(SELECT id, version FROM limits WHERE false)",
     "runs": "(SELECT * FROM events WHERE position BETWEEN %(first_seq)s AND %(last_seq)s AND type = 'ScheduleRan')",
     "runs_of_transactions": f"""(SELECT * FROM events WHERE type = 'ScheduleRan' AND stream_id IN (
                                      SELECT schedule_id FROM {_TRANSACTIONS} own))""",
@@ -92,6 +94,7 @@ _OF_EVERYTHING = dict.fromkeys(("events_of_accounts", "events_of_transactions"),
     "submissions": "(SELECT * FROM events WHERE type = 'TransactionSubmitted')",
     "openings": "(SELECT * FROM events WHERE type = 'AccountOpened')",
     "schedules": "schedules",
+    "settings": "(SELECT id, version FROM limits UNION ALL SELECT id, version FROM rules)",
     "runs": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
     "runs_of_transactions": "(SELECT * FROM events WHERE type = 'ScheduleRan')",
 }
@@ -229,7 +232,8 @@ CHECKS: Sequence[Check] = (
         """SELECT s.id FROM (
                SELECT t.id, t.version FROM {transactions} t
                UNION ALL SELECT a.id, a.version FROM {balances} b JOIN accounts a ON a.id = b.account_id
-               UNION ALL SELECT id, version FROM {schedules} d) s
+               UNION ALL SELECT id, version FROM {schedules} d
+               UNION ALL SELECT id, version FROM {settings} g) s
              LEFT JOIN {events} v ON v.stream_id = s.id
             GROUP BY s.id, s.version HAVING s.version <> COALESCE(max(v.version), 0)""",
     ),
@@ -241,8 +245,12 @@ CHECKS: Sequence[Check] = (
         "transactions_are_as_events_say",
         f"""SELECT COALESCE(t.id, s.stream_id)
               FROM {{transactions}} t FULL JOIN {{submissions}} s ON s.stream_id = t.id
-              LEFT JOIN {{events_of_transactions}} f
-                ON f.stream_id = t.id AND f.type IN ('TransactionCompleted', 'TransactionFailed', 'TransactionHeld', 'TransactionVoided')
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, type, data, recorded_at FROM {{events_of_transactions}} v
+                          WHERE type IN ('TransactionCompleted', 'TransactionFailed', 'TransactionHeld', 'TransactionVoided')
+                          ORDER BY stream_id, version DESC) f ON f.stream_id = t.id
+              LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, type, data FROM {{events_of_transactions}} v
+                          WHERE type IN ('TransactionHeld', 'TransactionApproved', 'TransactionRejected')
+                          ORDER BY stream_id, version DESC) w ON w.stream_id = t.id
               LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, data FROM {{events_of_transactions}} v
                           WHERE type = 'TransactionRolledBack' ORDER BY stream_id, version DESC) r ON r.stream_id = t.id
               LEFT JOIN (SELECT DISTINCT ON (stream_id) stream_id, type, data, recorded_at FROM {{events_of_transactions}} v
@@ -265,7 +273,7 @@ CHECKS: Sequence[Check] = (
                     t.batch_index::text,
                     {_RFC3339.format("t.expires_at")}, t.captures_id::text, t.voids_id::text, {_RFC3339.format("t.effective_at")},
                     t.created_at, t.actor_id, t.failure_code, t.completed_at,
-                    t.rolled_back_amount::text, t.captured_amount::text, t.held_amount::text, t.status)
+                    t.rolled_back_amount::text, t.captured_amount::text, t.held_amount::text, t.review, t.status)
                 IS DISTINCT FROM
                    (s.position, told.lane, told.type, told.from_user_id, told.to_user_id, told.from_account_id,
                     told.to_account_id, told.amount, told.currency, told.to_amount, told.to_currency, told.rate, told.remainder,
@@ -275,6 +283,8 @@ CHECKS: Sequence[Check] = (
                     s.recorded_at, s.actor_id, became.failure_code,
                     CASE WHEN f.type <> 'TransactionHeld' THEN f.recorded_at WHEN became.held_amount = '0' THEN h.recorded_at END,
                     became.rolled_back_amount, became.captured_amount, became.held_amount,
+                    CASE w.type WHEN 'TransactionApproved' THEN 'approved' WHEN 'TransactionRejected' THEN 'rejected'
+                                ELSE CASE {_object("w.data")} ->> 'review' WHEN 'true' THEN 'open' END END,
                     CASE WHEN f.type IS NULL THEN 'pending' WHEN f.type = 'TransactionFailed' THEN 'failed'
                          WHEN became.held_amount <> '0' THEN 'held'
                          WHEN f.type = 'TransactionVoided' OR (f.type = 'TransactionHeld' AND became.captured_amount = '0') THEN 'voided'

@@ -11,9 +11,23 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection
+import orjson
+from sqlalchemy import Connection, Row
 
-from bank.ledger.decide import AccountState, Command, Exchange, HoldDraft, OriginalState, Outcome, Posting, Refusal, Reservation
+from bank.events.types import Origin
+from bank.ledger.decide import (
+    AccountState,
+    Checks,
+    Command,
+    Exchange,
+    HoldDraft,
+    OriginalState,
+    Outcome,
+    Posting,
+    Refusal,
+    Release,
+    Reservation,
+)
 from bank.ledger.system import BATCH_LANE, outside_account_id, position_account_id
 
 
@@ -148,8 +162,8 @@ _ORIGINALS = """
 """
 
 
-def load_states(connection: Connection, commands: Sequence[Command], *, lock: bool = True) -> States:
-    """The states of all accounts and originals that the commands name, locked until the transaction ends.
+def load_states(connection: Connection, commands: Sequence[Command], *, also: Iterable[str] = (), lock: bool = True) -> States:
+    """The states of all accounts and originals that the commands name, and of the accounts `also`, locked until the transaction ends.
 
     Locks are taken in the order of the ids, so that drains that meet wait instead of deadlocking
     (sorted FOR UPDATE was also the fastest of all ways tried). NO KEY: a submission that refers to
@@ -159,7 +173,7 @@ def load_states(connection: Connection, commands: Sequence[Command], *, lock: bo
     posting of any of the accounts or than what is posted counts from: an account's entries are in
     the order of their times even if the clock is set back.
     """
-    ids: set[str] = set()
+    ids: set[str] = set(also)
     original_ids: set[str] = set()
     effective = []
     for command in commands:
@@ -222,34 +236,41 @@ def expiring(connection: Connection, limit: int) -> list[Command]:
 
 # One statement and one round trip for the whole batch. Every part but the first reads what the
 # parts before it returned; PostgreSQL runs them as one, on one snapshot. There are two of them: where nothing is exchanged, posting
-# pays nothing for the bank's positions, which are the two more sides that an exchange has.
+# pays nothing for the bank's positions, which are the two more sides that an exchange has. An event that has no checks to tell
+# of is written in the first version of its shape, which has no place for them.
 _WRITE_SIDES = """
 WITH final AS (
     UPDATE transactions t
        SET status = CASE WHEN f.source IS NOT NULL THEN 'completed' WHEN f.failure_code IS NOT NULL THEN 'failed'
                          WHEN t.voids_id IS NULL THEN 'held' ELSE 'voided' END,
            held_amount = CASE WHEN f.source IS NULL AND f.failure_code IS NULL AND t.voids_id IS NULL THEN t.amount ELSE 0 END,
-           failure_code = f.failure_code, version = 2,
+           failure_code = f.failure_code, version = t.version + 1,
+           review = CASE WHEN f.reviewed THEN 'open' ELSE t.review END,
            completed_at = CASE WHEN f.source IS NOT NULL OR f.failure_code IS NOT NULL OR t.voids_id IS NOT NULL
                                THEN %(posted_at)s::timestamptz END
       FROM unnest(%(ids)s::uuid[], %(failures)s::text[],
                   %(sources)s::uuid[], %(source_versions)s::bigint[], %(source_balances)s::bigint[],
-                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[]<<arrays>>) WITH ORDINALITY
-        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance<<names>>, number)
+                  %(targets)s::uuid[], %(target_versions)s::bigint[], %(target_balances)s::bigint[],
+                  %(reviewed)s::boolean[], %(checks)s::text[]<<arrays>>) WITH ORDINALITY
+        AS f (id, failure_code, source, source_version, source_balance, target, target_version, target_balance,
+              reviewed, checks<<names>>, number)
      WHERE t.id = f.id AND t.status = 'pending'
-    RETURNING t.id, t.status, t.from_account_id, t.amount, t.currency, t.to_amount, t.to_currency, t.effective_at, t.request_id,
-              t.trace_id, f.failure_code, f.source, f.source_version, f.source_balance, f.target, f.target_version,
-              f.target_balance<<names>>, f.number
+    RETURNING t.id, t.status, t.version, t.from_account_id, t.amount, t.currency, t.to_amount, t.to_currency, t.effective_at,
+              t.request_id, t.trace_id, f.failure_code, f.source, f.source_version, f.source_balance, f.target, f.target_version,
+              f.target_balance, f.reviewed, f.checks<<names>>, f.number
 ), logged AS (
-    INSERT INTO events (stream_id, version, type, data, request_id, trace_id, recorded_at)
-    SELECT id, 2,
+    INSERT INTO events (stream_id, version, type, schema, data, request_id, trace_id, recorded_at)
+    SELECT id, version,
            CASE status WHEN 'completed' THEN 'TransactionCompleted' WHEN 'failed' THEN 'TransactionFailed'
                        WHEN 'held' THEN 'TransactionHeld' ELSE 'TransactionVoided' END,
+           CASE WHEN checks IS NULL THEN 1 ELSE 2 END,
            CASE status WHEN 'completed'
-                THEN format('{"entries":[["%%s",%%s,-%%s,%%s],<<told>>["%%s",%%s,%%s,%%s]]}', source, source_version, amount,
-                            source_balance, <<values>>target, target_version, to_amount, target_balance)
-                WHEN 'failed' THEN format('{"failure_code":"%%s"}', failure_code)
-                WHEN 'held' THEN format('{"account_id":"%%s","amount":%%s}', from_account_id, amount)
+                THEN format('{"entries":[["%%s",%%s,-%%s,%%s],<<told>>["%%s",%%s,%%s,%%s]]%%s}', source, source_version, amount,
+                            source_balance, <<values>>target, target_version, to_amount, target_balance, ',"checks":' || checks)
+                WHEN 'failed' THEN format('{"failure_code":"%%s"%%s}', failure_code, ',"checks":' || checks)
+                WHEN 'held' THEN format('{"account_id":"%%s","amount":%%s%%s}', from_account_id, amount,
+                                        CASE WHEN reviewed THEN ',"review":true' WHEN checks IS NOT NULL THEN ',"review":false' END
+                                        || ',"checks":' || checks)
                 ELSE '{}' END::json,
            request_id, trace_id, %(posted_at)s
       FROM final ORDER BY number
@@ -400,9 +421,19 @@ _IDS_PER_NOTIFICATION = 200
 
 
 def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequence[Outcome]) -> None:
-    """Write a whole batch: statuses, entries, balances, closing balances, events, and where the lane stands.
+    """Write a whole batch, and where the lane stands. Raises LaneLost as `write_outcomes` does."""
+    write_outcomes(connection, states, outcomes)
+    connection.exec_driver_sql(_SAVE_LANE, (claimed.position, claimed.candidate, claimed.candidate_xid, claimed.lane))
+    awaited = [pending.command.transaction_id for pending in claimed.pending if pending.awaited]
+    for start in range(0, len(awaited), _IDS_PER_NOTIFICATION):
+        payload = ",".join(awaited[start : start + _IDS_PER_NOTIFICATION])
+        connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (NOTIFY_CHANNEL, payload))
 
-    Raises LaneLost when a transaction of the batch is not pending any more; the caller's transaction
+
+def write_outcomes(connection: Connection, states: States, outcomes: Sequence[Outcome]) -> None:
+    """Write what was decided: statuses, entries, balances, closing balances and events.
+
+    Raises LaneLost when one of the transactions is not pending any more; the caller's transaction
     must then be rolled back.
     """
     ids = _array(outcome.command.transaction_id for outcome in outcomes)
@@ -416,7 +447,7 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
         columns |= _positions(outcomes)
     written = connection.exec_driver_sql(_WRITE_EXCHANGES if exchanges else _WRITE, columns).scalar_one()
     if written != len(outcomes):
-        raise LaneLost(f"lane {claimed.lane}: {written} of {len(outcomes)} transactions were still pending")
+        raise LaneLost(f"{written} of {len(outcomes)} transactions were still pending")
     midnight = states.posted_at.replace(hour=0, minute=0, second=0, microsecond=0)
     if any(outcome.command.effective_at < midnight for outcome in outcomes):
         connection.exec_driver_sql(_MOVE_LATER_DAYS, {"ids": ids})
@@ -436,11 +467,57 @@ def write(connection: Connection, claimed: Claim, states: States, outcomes: Sequ
     reversals = [outcome for outcome in outcomes if isinstance(outcome, Posting) and outcome.reversal]
     if reversals:
         _mark_originals(connection, states.posted_at, reversals)
-    connection.exec_driver_sql(_SAVE_LANE, (claimed.position, claimed.candidate, claimed.candidate_xid, claimed.lane))
-    awaited = [pending.command.transaction_id for pending in claimed.pending if pending.awaited]
-    for start in range(0, len(awaited), _IDS_PER_NOTIFICATION):
-        payload = ",".join(awaited[start : start + _IDS_PER_NOTIFICATION])
-        connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (NOTIFY_CHANNEL, payload))
+
+
+_REVIEW = """
+    SELECT id::text, lane, type, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text, amount, currency,
+           to_amount, to_currency, remainder, effective_at, expires_at, held_amount, actor_id::text,
+           status = 'held' AND review = 'open' AS open
+      FROM transactions WHERE id = %s::uuid
+"""
+
+
+def review_of(connection: Connection, transaction_id: str, *, lock: bool = False) -> Row[Any] | None:
+    """A transaction, and whether its review is `open`; None where there is none. It is locked after its accounts are, as by a drain."""
+    return connection.exec_driver_sql(_REVIEW + ("FOR NO KEY UPDATE" if lock else ""), (transaction_id,)).one_or_none()
+
+
+# What is not held any more is pending again until the statement that completes it or lets it fail, in the same transaction.
+_END_REVIEW = """
+    WITH reviewed AS (
+        UPDATE transactions
+           SET review = %(review)s, held_amount = held_amount - %(freed)s, version = version + 1,
+               status = CASE WHEN %(freed)s > 0 THEN 'pending' ELSE status END
+         WHERE id = %(id)s::uuid
+        RETURNING id, version, from_account_id
+    ), freed AS (
+        UPDATE balances b SET held = b.held - %(freed)s FROM reviewed r WHERE b.account_id = r.from_account_id AND %(freed)s > 0
+    )
+    INSERT INTO events (stream_id, version, type, data, actor_id, request_id, trace_id, recorded_at)
+    SELECT id, version, %(type)s, format('{"account_id":"%%s","amount":%%s}', from_account_id, %(freed)s)::json, %(actor_id)s::uuid,
+           %(request_id)s, %(trace_id)s, %(posted_at)s
+      FROM reviewed
+"""
+
+
+def end_review(connection: Connection, posted_at: datetime, transaction_id: str, freed: int, approved: bool, origin: Origin) -> None:
+    """Write that a review is over, and that `freed` minor units are not held any more: then its outcome must be written next.
+
+    Its accounts and it itself must be locked, in this order, and the review open.
+    """
+    connection.exec_driver_sql(
+        _END_REVIEW,
+        {
+            "id": transaction_id,
+            "review": "approved" if approved else "rejected",
+            "type": "TransactionApproved" if approved else "TransactionRejected",
+            "freed": freed,
+            "posted_at": posted_at,
+            "actor_id": origin.actor_id,
+            "request_id": origin.request_id,
+            "trace_id": origin.trace_id,
+        },
+    )
 
 
 def _held(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -497,6 +574,8 @@ def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict
         else (outcome.code.value if isinstance(outcome, Refusal) else "NULL", *["NULL"] * 6)
         for outcome in outcomes
     ]
+    reviewed = _array(str(isinstance(outcome, Reservation) and outcome.review) for outcome in outcomes)
+    checks = _array("NULL" if isinstance(outcome, Release) or not outcome.checks else _quoted(outcome.checks) for outcome in outcomes)
     names = (
         "failures",
         "sources",
@@ -507,7 +586,13 @@ def _columns(ids: str, posted_at: datetime, outcomes: Sequence[Outcome]) -> dict
         "target_balances",
     )
     columns = {name: _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    return {"ids": ids, "posted_at": posted_at, **columns}
+    return {"ids": ids, "posted_at": posted_at, "reviewed": reviewed, "checks": checks, **columns}
+
+
+def _quoted(checks: Checks) -> str:
+    """The checks as JSON, as an element of an array literal."""
+    told = orjson.dumps(checks).decode().replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{told}"'
 
 
 def _positions(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -14,9 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from bank.config import Config
 from bank.db import unit_of_work
 from bank.ledger import store
-from bank.ledger.decide import FailureCode, Outcome, Posting, Refusal, decide, decide_together
+from bank.ledger.decide import FailureCode, Outcome, Policy, Posting, Refusal, decide, decide_together
 from bank.ledger.store import Claim, Pending, States
 from bank.ledger.system import BATCH_LANE
+from bank.limits import store as limits
 from bank.processing.counters import BatchDone, counters
 from bank.processing.queue import UNANSWERED, bells
 
@@ -32,6 +33,11 @@ _QUIET_SECONDS = 0.1
 
 # And it looks for rings this often, so that under load a few transactions gather for one commit.
 _GATHER_SECONDS = 0.02
+
+
+# An atomic batch cannot be taken in smaller parts when it takes long, as one of backdated entries on a busy machine may; if it were given
+# up each time, nothing behind it in its lane would ever be posted.
+_ATOMIC_PATIENCE = "SET LOCAL statement_timeout = '60s'"
 
 
 class Processor:
@@ -170,12 +176,12 @@ def _one_by_one(lane: int, limit: int) -> int | None:
     return done
 
 
-def _decide(claimed: Claim, states: States) -> list[Outcome]:
+def _decide(claimed: Claim, states: States, policy: Policy | None) -> list[Outcome]:
     decision = decide_together if claimed.atomic else decide
-    return decision([pending.command for pending in claimed.pending], states.accounts, states.originals)
+    return decision([pending.command for pending in claimed.pending], states.accounts, states.originals, policy)
 
 
-def _give_up(claimed: Claim, _: States) -> list[Outcome]:
+def _give_up(claimed: Claim, *_: object) -> list[Outcome]:
     return [Refusal(pending.command, FailureCode.INTERNAL_ERROR) for pending in claimed.pending]
 
 
@@ -189,7 +195,7 @@ class _Written:
     took_seconds: float
 
 
-def _write(lane: int, limit: int, decision: Callable[[Claim, States], list[Outcome]]) -> _Written | None:
+def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | None], list[Outcome]]) -> _Written | None:
     started = time.monotonic()
     with unit_of_work() as session:
         connection = session.connection()
@@ -198,8 +204,12 @@ def _write(lane: int, limit: int, decision: Callable[[Claim, States], list[Outco
             return None
         if not claimed.pending:
             return _Written([], [], 0.0, 0.0)
-        states = store.load_states(connection, [pending.command for pending in claimed.pending])
-        outcomes = decision(claimed, states)
+        if claimed.atomic:
+            connection.exec_driver_sql(_ATOMIC_PATIENCE)
+        commands = [pending.command for pending in claimed.pending]
+        applicable = limits.applicable(connection, commands)
+        states = store.load_states(connection, commands, also=applicable.accounts if applicable else ())
+        outcomes = decision(claimed, states, limits.policy(connection, applicable, states) if applicable else None)
         store.write(connection, claimed, states, outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
     return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)

@@ -23,8 +23,9 @@ log = structlog.get_logger(__name__)
 # The version of a receipt's shape.
 FORMAT = 1
 
-# The event that holds the balances of both sides.
+# The event that holds the balances of both sides; in this version others hold what the payer had, or had used of limits.
 _HOLDS_BALANCES = "TransactionCompleted"
+_WITH_CHECKS = {("TransactionFailed", 2), ("TransactionHeld", 2)}
 
 
 class NotSealed(Conflict):
@@ -63,7 +64,7 @@ def make(session: Session, transaction_id: str, *, balances: bool, origin: bool)
         found.append(
             {
                 "event": leaf.event.decode(),
-                "data": _shown(leaf.data) if balances or row.type != _HOLDS_BALANCES else None,
+                "data": _shown(leaf.data) if balances or not _closed(row) else None,
                 "origin": _shown(leaf.origin) if origin else None,
                 "index": index,
                 "path": [sibling.hex() for sibling in path],
@@ -110,6 +111,10 @@ class _Opened:
 def split(leaf_hashes: bytes) -> list[bytes]:
     """The hashes of a block's leaves, as they are stored, one by one."""
     return [leaf_hashes[at : at + blocks.HASH_BYTES] for at in range(0, len(leaf_hashes), blocks.HASH_BYTES)]
+
+
+def _closed(row: Row[Any]) -> bool:
+    return row.type == _HOLDS_BALANCES or (row.type, row.schema) in _WITH_CHECKS
 
 
 def _shown(part: leaves.Part) -> dict[str, str]:

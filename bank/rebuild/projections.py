@@ -6,6 +6,8 @@ that takes in many at once (`bank.transactions.many`). Each statement reads the 
 the log at hand, in which every stream's events are complete up to its end.
 """
 
+from collections.abc import Mapping
+
 from bank.schedules.store import ROWS_OF_EVENTS_OF_SCHEDULES
 from bank.transactions.many import ROWS_OF_EVENTS
 
@@ -22,6 +24,8 @@ TABLES = {
     "schedule_runs": ("schedule_id", "due_at"),
     "entries": ("account_id", "version"),
     "daily_balances": ("account_id", "day"),
+    "limits": ("id",),
+    "rules": ("id",),
 }
 """The projections and their keys, in the order in which they refer to each other."""
 
@@ -46,10 +50,12 @@ READ = {
     "AccountChanged": 1,
     "BatchSubmitted": 1,
     "TransactionSubmitted": 2,
-    "TransactionFailed": 1,
-    "TransactionHeld": 1,
+    "TransactionHeld": 2,
+    "TransactionApproved": 1,
+    "TransactionRejected": 1,
+    "TransactionFailed": 2,
     "TransactionVoided": 1,
-    "TransactionCompleted": 1,
+    "TransactionCompleted": 2,
     "TransactionRolledBack": 1,
     "HoldCaptured": 1,
     "HoldVoided": 1,
@@ -58,6 +64,10 @@ READ = {
     "ScheduleChanged": 1,
     "ScheduleRan": 1,
     "ScheduleSkipped": 1,
+    "LimitSet": 1,
+    "LimitRemoved": 1,
+    "RuleSet": 1,
+    "RuleRemoved": 1,
 }
 """The types of event that the statements read, each up to that version of its shape."""
 
@@ -80,6 +90,40 @@ def _end_of_hold(event_type: str) -> str:
               FROM event e WHERE t.id = e.stream_id
         )"""
         + _HELD.format(sign="-"),
+    )
+
+
+def _end_of_review(event_type: str, review: str) -> str:
+    # What is not held any more is completed or failed by an event that follows, which may be in a part behind this one.
+    return _of(
+        event_type,
+        f"""
+        , reviewed AS (
+            UPDATE {SHADOW}.transactions t
+               SET review = '{review}', version = e.version, held_amount = t.held_amount - (data->>'amount')::bigint,
+                   status = CASE WHEN (data->>'amount')::bigint > 0 THEN 'pending' ELSE t.status END
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="-"),
+    )
+
+
+def _settings(event_type: str, table: str, columns: Mapping[str, str]) -> str:
+    """What is set as a whole each time, the first time too: from the newest event of each stream."""
+    return _of(
+        event_type,
+        f"""
+        , made AS (
+            INSERT INTO {SHADOW}.{table} (id, version, created_at, updated_at, {", ".join(columns)})
+            SELECT stream_id, n.version, first.recorded_at, n.recorded_at, {", ".join(columns.values())}
+              FROM newest n
+              JOIN (SELECT stream_id, recorded_at FROM event WHERE version = 1) first USING (stream_id)
+        )
+        UPDATE {SHADOW}.{table} t
+           SET version = n.version, updated_at = n.recorded_at, {", ".join(f"{name} = {column}" for name, column in columns.items())}
+          FROM newest n WHERE t.id = n.stream_id
+        """,
+        newest=True,
     )
 
 
@@ -146,21 +190,25 @@ STATEMENTS = [
     ),
     _of("TransactionSubmitted", ROWS_OF_EVENTS.format(into=f"{SHADOW}.transactions", events="event", schedule_id="NULL::uuid")),
     _of(
+        "TransactionHeld",
+        f"""
+        , held AS (
+            UPDATE {SHADOW}.transactions t
+               SET status = 'held', held_amount = (data->>'amount')::bigint, version = e.version,
+                   review = CASE WHEN (data->>'review')::boolean THEN 'open' END
+              FROM event e WHERE t.id = e.stream_id
+        )"""
+        + _HELD.format(sign="+"),
+    ),
+    _end_of_review("TransactionApproved", "approved"),
+    _end_of_review("TransactionRejected", "rejected"),
+    _of(
         "TransactionFailed",
         f"""
         UPDATE {SHADOW}.transactions t
            SET status = 'failed', failure_code = data->>'failure_code', completed_at = e.recorded_at, version = e.version
           FROM event e WHERE t.id = e.stream_id
         """,
-    ),
-    _of(
-        "TransactionHeld",
-        f"""
-        , held AS (
-            UPDATE {SHADOW}.transactions t SET status = 'held', held_amount = (data->>'amount')::bigint, version = e.version
-              FROM event e WHERE t.id = e.stream_id
-        )"""
-        + _HELD.format(sign="+"),
     ),
     _of(
         "TransactionVoided",
@@ -274,6 +322,27 @@ STATEMENTS = [
         """,
         newest=True,
     ),
+    _settings(
+        "LimitSet",
+        "limits",
+        {
+            **{name: f"data->>'{name}'" for name in ("scope", "role", "currency", "kind", "time_zone")},
+            **{name: f"(data->>'{name}')::uuid" for name in ("user_id", "account_id")},
+            "amount": "(data->>'amount')::bigint",
+            "payments": "(data->>'count')::integer",
+            "span": "data->>'window'",
+            "counterparties": """CASE json_typeof(data->'counterparties') WHEN 'array'
+                                 THEN ARRAY(SELECT json_array_elements_text(data->'counterparties')) END""",
+            **{name: f"(data->>'{name}')::smallint" for name in ("opens_at", "closes_at")},
+        },
+    ),
+    _of("LimitRemoved", f"DELETE FROM {SHADOW}.limits l USING event e WHERE l.id = e.stream_id"),
+    _settings(
+        "RuleSet",
+        "rules",
+        {**{name: f"data->>'{name}'" for name in ("name", "expression", "effect")}, "enabled": "(data->>'enabled')::boolean"},
+    ),
+    _of("RuleRemoved", f"DELETE FROM {SHADOW}.rules r USING event e WHERE r.id = e.stream_id"),
 ]
 
 # Closing balances follow from the entries. They are made anew for the accounts that were touched since, from the first

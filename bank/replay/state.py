@@ -22,9 +22,11 @@ from bank.events.types import (
     HoldCaptured,
     HoldExpired,
     HoldVoided,
+    TransactionApproved,
     TransactionCompleted,
     TransactionFailed,
     TransactionHeld,
+    TransactionRejected,
     TransactionSubmitted,
     TransactionVoided,
     UnknownEventError,
@@ -43,6 +45,10 @@ READ = """
 events stay where they are."""
 
 Row = tuple[int, str, int, str, str | None]
+
+
+# The versions of a posting that tell its entries in the same way. What was checked before it is not part of the state.
+_SAME_ENTRIES = (1, 2)
 
 
 class BrokenLogError(Exception):
@@ -101,13 +107,13 @@ class State:
         """
         # Nearly all events are these two. They are read right here: making objects of them would take three quarters
         # of the time (40,000 events a second in the place of 170,000).
-        submitted, completed = TransactionSubmitted.SCHEMA, TransactionCompleted.SCHEMA
+        submitted = TransactionSubmitted.SCHEMA
         loads = orjson.loads
         try:
             for position, kind, schema, stream_id, data in rows:
                 if kind == "TransactionSubmitted" and 1 <= schema <= submitted:
                     self.submitted += 1
-                elif kind == "TransactionCompleted" and schema == completed:
+                elif kind == "TransactionCompleted" and schema in _SAME_ENTRIES:
                     self._post(position, loads(data or "")["entries"])
                 else:
                     self._happen(position, stream_id, types.load(kind, schema, loads(data or "")))
@@ -145,6 +151,10 @@ class State:
                 self._account(position, event.account_id).held += event.amount
             case TransactionVoided():
                 self.voided += 1
+            case TransactionApproved() | TransactionRejected():
+                # An approved hold stays one; all others are completed or failed by the event that follows.
+                self._account(position, event.account_id).held -= event.amount
+                self.open_holds -= event.amount > 0
             case HoldCaptured() | HoldVoided() | HoldExpired():
                 self._account(position, event.account_id).held -= event.amount
                 if not isinstance(event, HoldCaptured) or event.held_amount == 0:

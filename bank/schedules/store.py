@@ -127,7 +127,7 @@ def search(session: Session, owner_id: str | None, status: str | None, before: s
 _RUNS = """
     SELECT r.due_at, r.attempts, r.transaction_id::text, COALESCE(r.failure_code, t.failure_code) AS failure_code, r.look_at, r.created_at,
            CASE WHEN r.attempts = 0 THEN 'skipped'
-                WHEN t.status = 'pending' THEN 'pending'
+                WHEN t.status IN ('pending', 'held') THEN 'pending'
                 WHEN COALESCE(r.failure_code, t.failure_code) IS NULL THEN 'completed'
                 WHEN r.look_at IS NOT NULL THEN 'retrying'
                 ELSE 'failed' END AS status
@@ -222,7 +222,7 @@ def _due(row: Sequence[Any]) -> Due:
 _CLAIM_RETRIES = f"""
     SELECT {_CLAIMED}, r.due_at, r.attempts,
            CASE WHEN s.status IN ('paused', 'deleted') THEN 'over'
-                WHEN t.status = 'pending' OR (t.status IS NULL AND r.transaction_id IS NOT NULL) THEN 'pending'
+                WHEN t.status IN ('pending', 'held') OR (t.status IS NULL AND r.transaction_id IS NOT NULL) THEN 'pending'
                 WHEN t.status IS NULL OR t.status = 'failed' THEN 'failed'
                 ELSE 'over' END
       FROM schedule_runs r JOIN schedules s ON s.id = r.schedule_id

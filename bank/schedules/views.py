@@ -11,7 +11,7 @@ from bank.schedules import schemas, service
 from bank.transactions import parties
 from bank.transactions.schemas import DryRun
 from bank.transactions.service import Asked
-from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key
+from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key, viewer
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
@@ -23,11 +23,6 @@ blp = Blueprint("schedules", __name__, url_prefix="/api/v1/schedules", descripti
 _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The schedule."}}
-
-
-def _whose_to_read() -> str | None:
-    """None for staff, who may read every schedule; else the caller's id."""
-    return principal().id if principal().role == Role.CUSTOMER else None
 
 
 def _whose_to_change() -> str | None:
@@ -67,7 +62,7 @@ def create_schedule(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.SchedulePage, headers=paging.LINK)
 def list_schedules(query: dict[str, Any]) -> Response:
     """List schedules, newest first: those of the caller's accounts, or anybody's for staff"""
-    owner_id = _whose_to_read()
+    owner_id = viewer()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
             raise Forbidden("Only staff may name a user.")
@@ -82,7 +77,7 @@ def list_schedules(query: dict[str, Any]) -> Response:
 @blp.problem(404, "Not there, or not yours.")
 def get_schedule(schedule_id: UUID) -> Response:
     """Read one schedule with its next five runs"""
-    schedule = service.get(str(schedule_id), _whose_to_read())
+    schedule = service.get(str(schedule_id), viewer())
     return resource(service.present_one(schedule), service.etag(schedule))
 
 
@@ -93,7 +88,7 @@ def get_schedule(schedule_id: UUID) -> Response:
 @blp.problem(404, "Not there, or not yours.")
 def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
     """List the runs of a schedule, newest first, with what became of each"""
-    rows = service.runs(str(schedule_id), _whose_to_read(), paging.after(query), query["limit"])
+    rows = service.runs(str(schedule_id), viewer(), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["due_at"] for row in rows])
 
 

@@ -30,6 +30,14 @@ class TransactionStatus(StrEnum):
     VOIDED = "voided"  # a hold that was let go
 
 
+class ReviewStatus(StrEnum):
+    """What became of a transaction that a rule had held."""
+
+    OPEN = "open"  # an admin is to decide
+    APPROVED = "approved"  # it went on
+    REJECTED = "rejected"  # it failed
+
+
 class Transaction(Base):
     """One movement of money. The row is the queue: a pending row waits for its lane's drain."""
 
@@ -77,6 +85,8 @@ class Transaction(Base):
     # What an open hold still reserves, and what captures have taken of it, in minor units of `currency`.
     held_amount: Mapped[int] = mapped_column(Minor, server_default="0")
     captured_amount: Mapped[int] = mapped_column(Minor, server_default="0")
+    # That a rule had it held until an admin decides (`ReviewStatus`), and what was decided; NULL: no rule had.
+    review: Mapped[str | None] = mapped_column(Text)
     # The hold that this transfer takes from; the hold that this one, which moves nothing, lets go.
     captures_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
     voids_id: Mapped[str | None] = mapped_column(Id, ForeignKey("transactions.id"))
@@ -102,11 +112,16 @@ class Transaction(Base):
         CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="batch_index"),
         CheckConstraint("held_amount >= 0 AND captured_amount >= 0 AND held_amount + captured_amount <= amount", name="hold_parts"),
         CheckConstraint("(status = 'held') = (held_amount > 0)", name="held"),
-        CheckConstraint("expires_at IS NOT NULL OR (held_amount = 0 AND captured_amount = 0)", name="hold"),
+        CheckConstraint("expires_at IS NOT NULL OR (captured_amount = 0 AND (held_amount = 0 OR review IS NOT NULL))", name="hold"),
+        CheckConstraint("review IN ('open', 'approved', 'rejected')", name="review"),
         CheckConstraint(
             "(expires_at IS NOT NULL)::int + (captures_id IS NOT NULL)::int + (voids_id IS NOT NULL)::int <= "
             "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
             name="hold_requests",
+        ),
+        # A hold is completed by its captures, and a void never is: a worker that takes them for transfers must not get through.
+        CheckConstraint(
+            "status <> 'completed' OR (voids_id IS NULL AND (expires_at IS NULL OR captured_amount > 0))", name="hold_moves_nothing"
         ),
         # The claim reads this from where the lane stands. `status` is in no index on purpose: the
         # update that completes a row then stays on its page (HOT), with room left by the
@@ -123,6 +138,7 @@ class Transaction(Base):
         # The open holds. By `held_amount`, which stays 0 in all other rows, for the same reason.
         Index("ix_transactions_held", "from_account_id", postgresql_where=text("held_amount > 0")),
         Index("ix_transactions_expiring", "expires_at", postgresql_where=text("held_amount > 0")),
+        Index("ix_transactions_review", "review", "seq", postgresql_where=text("review IS NOT NULL")),
         Index(
             "ix_transactions_hold",
             text("COALESCE(captures_id, voids_id)"),

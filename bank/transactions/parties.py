@@ -18,7 +18,7 @@ from bank.events.types import Origin
 from bank.fx import service as fx
 from bank.fx.service import Agreed, Price
 from bank.money import InvalidMoney, parse_amount
-from bank.transactions.models import TransactionType
+from bank.transactions.models import ReviewStatus, TransactionStatus, TransactionType
 from bank.users.models import Role
 
 
@@ -203,6 +203,8 @@ def _hold(directory: Directory, caller: Principal, transaction_id: str) -> Row[A
     hold = _original(directory, caller, transaction_id, "Only staff, or who is to receive the money, may take a hold or let it go.")
     if hold.expires_at is None or hold.status in ("pending", "failed"):
         raise NotHeld(f"It is a {'hold' if hold.expires_at else hold.type} that is {hold.status}.")
+    if hold.status == TransactionStatus.HELD and hold.review == ReviewStatus.OPEN:
+        raise NotHeld("It is under review.")
     return hold
 
 
@@ -278,7 +280,7 @@ def _original(directory: Directory, caller: Principal, transaction_id: str, othe
 
 _ORIGINAL = text(
     """SELECT type, status, from_user_id::text, to_user_id::text, from_account_id::text, to_account_id::text,
-              amount, currency, to_amount, to_currency, rate, rolled_back_amount, expires_at, held_amount
+              amount, currency, to_amount, to_currency, rate, rolled_back_amount, expires_at, held_amount, review
          FROM transactions WHERE id = CAST(:id AS uuid)"""
 )
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
 
-from bank.transactions.models import TransactionStatus, TransactionType
+from bank.limits.checks import Effect, LimitKind, Scope, Window
+from bank.transactions.models import ReviewStatus, TransactionStatus, TransactionType
 from bank.web.api import ProblemSchema
 from bank.web.fields import (
     Amount,
@@ -124,6 +125,7 @@ class History(PageSchema):
     batch_id = Identifier(metadata={"description": "Those that came in this batch."})
     hold_id = Identifier(metadata={"description": "What captured and voided this hold."})
     schedule_id = Identifier(metadata={"description": "The runs of this schedule."})
+    review = Choice([each.value for each in ReviewStatus], metadata={"description": "What a rule had held until an admin decides."})
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -167,6 +169,14 @@ class TransactionAnswer(Schema):
     captured_amount = fields.String(metadata={"example": "0.00", "description": "Of a hold: what its captures took."})
     captures_id = fields.UUID(allow_none=True, metadata={"description": "The hold that this takes from."})
     voids_id = fields.UUID(allow_none=True, metadata={"description": "The hold that this lets go; it moves nothing."})
+    review = fields.String(
+        allow_none=True,
+        metadata={
+            "enum": [*(each.value for each in ReviewStatus), None],
+            "example": None,
+            "description": "A rule had it held until an admin decides. Null: none had.",
+        },
+    )
     batch_id = fields.UUID(allow_none=True)
     schedule_id = fields.UUID(allow_none=True)
     effective_at = fields.String(metadata=_TIME)
@@ -192,11 +202,69 @@ class TransactionWithEntries(TransactionAnswer):
     entries = fields.List(fields.Nested(TransactionEntryAnswer))
 
 
+class CheckAnswer(Schema):
+    """One check before the decision. What it is not about is null; amounts are of the transaction's currency."""
+
+    check = fields.String(metadata={"enum": ["request", "status", "original", "funds", "range", "limit", "rule"]})
+    outcome = fields.String(metadata={"enum": ["passed", "denied", "review", "flagged"]})
+    balance = fields.String(
+        allow_none=True, metadata={"example": "100.00", "description": "On the paying account before; of a limit, beside its holds."}
+    )
+    available = fields.String(
+        allow_none=True, metadata={"example": "5.00", "description": "What there was to spend, where it was not enough."}
+    )
+    account_version = fields.Integer(allow_none=True, metadata={"description": "How many entries the account had before."})
+    id = fields.UUID(allow_none=True, metadata={"description": "Of the limit or the rule."})
+    version = fields.Integer(allow_none=True, metadata={"description": "Of the limit or the rule."})
+    scope = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Scope), None]})
+    kind = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in LimitKind), None]})
+    window = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Window), None]})
+    limit = fields.String(allow_none=True, metadata={"example": "1000.00", "description": "An amount; of a `count`, how many payments."})
+    used = fields.String(
+        allow_none=True,
+        metadata={"example": "250.00", "description": "As much was paid in the window before, or is held; or so many were."},
+    )
+    name = fields.String(allow_none=True, metadata={"description": "Of the rule.", "example": "Large transfers"})
+    effect = fields.String(allow_none=True, metadata={"enum": [*(each.value for each in Effect), None]})
+    error = fields.String(
+        allow_none=True, metadata={"description": "Why the rule came to no answer, so that it was taken to be true; for staff."}
+    )
+
+
+class ReviewAnswer(Schema):
+    """What became of a review."""
+
+    status = fields.String(metadata={"enum": [each.value for each in ReviewStatus]})
+    decided_at = fields.String(allow_none=True, metadata=_TIME)
+    decided_by = fields.UUID(allow_none=True, metadata={"description": "Shown to staff."})
+
+
+class ExplanationAnswer(Schema):
+    """Why a transaction was refused or passed."""
+
+    transaction_id = fields.UUID()
+    status = fields.String(metadata={"enum": [status.value for status in TransactionStatus]})
+    failure_code = fields.String(allow_none=True, metadata={"example": "limit_exceeded"})
+    decided_at = fields.String(allow_none=True, metadata=_TIME)
+    checks = fields.List(
+        fields.Nested(CheckAnswer),
+        metadata={"description": "In the order in which they were made; none while it is pending."},
+    )
+    review = fields.Nested(ReviewAnswer, allow_none=True)
+
+
+class EndReview(StrictSchema):
+    """Why it is approved or rejected."""
+
+    reason = Text(most=500, metadata={"example": "Called back by the customer"})
+
+
 class PreviewAnswer(TransactionWithEntries):
     """A transaction as it would be."""
 
     id = fields.UUID(allow_none=True, metadata={"description": "Null: there is none."})
     dry_run = fields.Boolean(metadata={"example": True})
+    checks = fields.List(fields.Nested(CheckAnswer), metadata={"description": "As in the explanation of a transaction."})
 
 
 class RefusedSchema(ProblemSchema):

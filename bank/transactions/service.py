@@ -23,10 +23,12 @@ from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger.decide import Command, Outcome, Posting, Refusal, Release, decide
 from bank.ledger.store import exchange, load_states
 from bank.ledger.system import lane_of, outside_account_id
+from bank.limits import store as limits
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.proof import receipts
-from bank.transactions import store
+from bank.transactions import explanation, store
+from bank.transactions.models import ReviewStatus
 from bank.transactions.parties import Found, Intent, OneByOne
 from bank.transactions.waiting import waiters
 from bank.web.context import new_id
@@ -190,7 +192,8 @@ def _outcome(session: Session, transaction_id: str) -> tuple[int, bytes]:
         raise LookupError(f"transaction {transaction_id} was committed and is gone")
     if row.status == "failed":
         return 422, orjson.dumps({"transaction": store.present(row), "request_id": row.request_id})
-    return 202 if row.status == "pending" else 201, orjson.dumps(store.present(row))
+    waits = row.status == "pending" or (row.status == "held" and row.review == ReviewStatus.OPEN)
+    return 202 if waits else 201, orjson.dumps(store.present(row))
 
 
 def _event(session: Session, intent: Intent, origin: Origin, now: datetime, awaited: bool) -> TransactionSubmitted:
@@ -261,6 +264,7 @@ def as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetim
         rolled_back_amount=0,
         held_amount=0,
         captured_amount=0,
+        review=None,
         created_at=now,
         completed_at=None,
         **{name: getattr(event, name) for name in event.__slots__},
@@ -272,10 +276,10 @@ def as_row(transaction_id: str | None, event: TransactionSubmitted, now: datetim
     return row
 
 
-def command_of(event: TransactionSubmitted, now: datetime) -> Command:
-    """What the ledger would be asked to decide on, before there is a transaction."""
+def command_of(event: TransactionSubmitted, now: datetime, name: str = "") -> Command:
+    """What the ledger would be asked to decide on, before there is a transaction; `name` stands for its id."""
     return Command(
-        transaction_id="",
+        transaction_id=name,
         from_account_id=event.from_account_id or outside_account_id(event.currency, event.lane),
         to_account_id=event.to_account_id or outside_account_id(event.to_currency, event.lane),
         amount=event.amount,
@@ -300,11 +304,14 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
     with unit_of_work() as session:
         now, _ = store.find_key(session, None, intent.operation, None)
         event = _event(session, intent, origin, now, False)
-        command = command_of(event, now)
-        states = load_states(session.connection(), [command], lock=False)
+        connection, command = session.connection(), command_of(event, now)
+        applicable = limits.applicable_to(connection, {command.transaction_id: event})
+        states = load_states(connection, [command], also=applicable.accounts if applicable else (), lock=False)
+        policy = limits.policy(connection, applicable, states) if applicable else None
         # Parties that would be opened on the way were opened in this unit of work; it ends without them.
         session.rollback()
-    outcome = decide([command], states.accounts, states.originals)[0]
+    balance, version = states.accounts[command.from_account_id].amount, states.accounts[command.from_account_id].version
+    outcome = decide([command], states.accounts, states.originals, policy)[0]
     row = as_row(None, event, now, **became(outcome, states.posted_at))
     entries = outcome.entries if isinstance(outcome, Posting) else ()
     own = {event.from_account_id: event.from_user_id, event.to_account_id: event.to_user_id}
@@ -321,10 +328,24 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         )
         for entry in entries
     ]
+    # As in an explanation: what is on an account is for its owner, and the bank's own are for nobody.
+    own_funds = event.from_account_id is not None and viewer_id in (None, event.from_user_id)
+    asked = () if isinstance(outcome, Release) or not own_funds else outcome.checks
+    with reader() as session:
+        checks = explanation.present(
+            session,
+            event.currency,
+            row.failure_code,
+            points=command.original_id is not None,
+            funds=explanation.funds(balance, version, event.currency) if own_funds else {},
+            asked=asked,
+            staff=viewer_id is None,
+        )
     return {
         **store.present(row),
         "dry_run": True,
         "entries": [store.present_entry(entry, viewer_id) for entry in shown],
+        "checks": checks,
     }
 
 
@@ -338,7 +359,8 @@ def became(outcome: Outcome, posted_at: datetime) -> dict[str, Any]:
         case Refusal(code=code):
             return {"status": "failed", "failure_code": code.value, "completed_at": posted_at}
         case _:
-            return {"status": "held", "held_amount": outcome.command.amount}
+            review = ReviewStatus.OPEN.value if outcome.review else None
+            return {"status": "held", "held_amount": outcome.command.amount, "review": review}
 
 
 def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
@@ -361,6 +383,12 @@ def receipt(transaction_id: str, viewer_id: str | None, *, origin: bool) -> dict
         if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
             raise NotFound
         return receipts.make(session, transaction_id, balances=viewer_id is None, origin=origin)
+
+
+def explain(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
+    """Why it was refused or passed, for staff (`viewer_id` None) or for whose it is. Raises NotFound."""
+    with reader() as session:
+        return explanation.explain(session, transaction_id, viewer_id)
 
 
 def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[Any]]:

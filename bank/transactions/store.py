@@ -17,7 +17,7 @@ COLUMNS = """
     t.id::text, t.seq, t.type, t.status, t.from_user_id::text, t.to_user_id::text, t.from_account_id::text,
     t.to_account_id::text, t.amount, t.currency, t.to_amount, t.to_currency, t.rate, t.remainder, t.quote_id::text,
     t.description, t.reference, t.metadata, t.failure_code, t.reverses_id::text, t.rolled_back_amount, t.expires_at, t.held_amount,
-    t.captured_amount, t.captures_id::text, t.voids_id::text, t.version, t.request_id,
+    t.captured_amount, t.review, t.captures_id::text, t.voids_id::text, t.version, t.request_id,
     t.batch_id::text, t.batch_index, t.schedule_id::text,
     t.effective_at, t.created_at, t.completed_at
 """
@@ -209,6 +209,7 @@ class HistoryQuery:
     batch_id: str | None = None
     hold_id: str | None = None
     schedule_id: str | None = None
+    review: str | None = None
     before: int | None = None
 
 
@@ -226,6 +227,7 @@ _CONDITIONS = {
     "hold_id": """(t.captures_id IS NOT NULL OR t.voids_id IS NOT NULL)
                   AND COALESCE(t.captures_id, t.voids_id) = CAST(:hold_id AS uuid)""",
     "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
+    "review": "t.review = :review",
     "before": "t.seq < :before",
 }
 
@@ -286,6 +288,7 @@ def present(row: Any) -> dict[str, Any]:
         "captured_amount": format_amount(row.captured_amount, currency),
         "captures_id": row.captures_id,
         "voids_id": row.voids_id,
+        "review": row.review,
         "batch_id": row.batch_id,
         "schedule_id": row.schedule_id,
         "effective_at": timestamp(row.effective_at),

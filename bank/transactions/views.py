@@ -10,7 +10,7 @@ from flask import Response, request
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import Forbidden, LedgerRefused, Unprocessable
 from bank.proof.schemas import ReceiptAnswer
-from bank.transactions import parties, schemas, service, store
+from bank.transactions import parties, review, schemas, service, store
 from bank.transactions.models import TransactionType
 from bank.users.models import Role
 from bank.web import paging
@@ -192,6 +192,54 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
     return _submit(parties.rollback(principal(), str(transaction_id), body), asked_for, query)
 
 
+def _ends_review(view: View) -> View:
+    """Document what both views that end a review take and answer."""
+    for document in (
+        blp.arguments(schemas.DryRun(), location="query"),
+        blp.arguments(schemas.EndReview()),
+        blp.doc(parameters=[IDEMPOTENCY_KEY]),
+        blp.response(200, schemas.TransactionAnswer, headers=REPLAYED),
+        blp.problem(404, "Not there."),
+        blp.problem(403, "`same_person`: who asked for it or is a party to it does not decide. `forbidden`: only admins do."),
+        blp.problem(
+            409,
+            "`not_under_review`: no rule had it held, or it was decided before. `not_approvable`: the ledger would refuse it now. "
+            "`idempotency_in_progress`: the first request with this key still runs.",
+        ),
+    ):
+        view = document(view)
+    return view
+
+
+def _end_review(transaction_id: UUID, approved: bool, body: dict[str, Any], query: dict[str, Any]) -> Response:
+    ended = review.Ended(approved, body.get("reason"), body, idempotency_key(), query.get("dry_run") == "true")
+    answer = review.end(str(transaction_id), ended, origin())
+    headers = {"Idempotent-Replayed": "true"} if answer.replayed else {}
+    return Response(answer.body, status=200, mimetype="application/json", headers=headers)
+
+
+@blp.route("/<uuid:transaction_id>/approve", methods=["POST"])
+@login_required(Role.ADMIN)
+@_ends_review
+def approve(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Let a payment go on that a rule had held
+
+    By an admin who neither asked for it nor pays or receives it. It is posted at once; a hold stays held until it is captured.
+    """
+    return _end_review(transaction_id, True, body, query)
+
+
+@blp.route("/<uuid:transaction_id>/reject", methods=["POST"])
+@login_required(Role.ADMIN)
+@_ends_review
+def reject(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
+    """Refuse a payment that a rule had held
+
+    By the same. It fails as `rule_denied`, and what was held for it is free.
+    """
+    return _end_review(transaction_id, False, body, query)
+
+
 @blp.route("/history", methods=["GET"])
 @login_required()
 @blp.arguments(schemas.History(), location="query")
@@ -220,7 +268,19 @@ def get_transaction(transaction_id: UUID) -> Response:
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
     found = service.get(str(transaction_id), viewer())
-    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}")
+    return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}-{found['review']}")
+
+
+@blp.route("/<uuid:transaction_id>/explanation", methods=["GET"])
+@login_required()
+@blp.response(200, schemas.ExplanationAnswer)
+@blp.problem(404, "Not there, or not yours.")
+def get_explanation(transaction_id: UUID) -> Response:
+    """Read why a transaction was refused or passed
+
+    Each check with its limit and what was used before, in their order. For whose account pays (or is credited from outside) and staff.
+    """
+    return json_response(service.explain(str(transaction_id), viewer()))
 
 
 @blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])

@@ -20,6 +20,8 @@ CHECKS = {
     "hold": "expires_at IS NOT NULL OR (held_amount = 0 AND captured_amount = 0)",
     "hold_requests": "(expires_at IS NOT NULL)::int + (captures_id IS NOT NULL)::int + (voids_id IS NOT NULL)::int <= "
     "CASE type WHEN 'transfer' THEN 1 ELSE 0 END",
+    # A worker of the version before takes both for transfers, and would move the money.
+    "hold_moves_nothing": "status <> 'completed' OR (voids_id IS NULL AND (expires_at IS NULL OR captured_amount > 0))",
 }
 
 

@@ -122,6 +122,17 @@ def test_what_the_database_refuses_fails_the_whole_of_an_atomic_one(alice, bob, 
     assert (found["status"], found["failure"]["code"]) == ("failed", "internal_error")
 
 
+def test_an_atomic_one_that_takes_longer_than_a_statement_may_holds_up_nothing_behind_it(alice, bob, funded, post_all, monkeypatch):
+    mine, bobs = funded(alice), funded(bob, None)
+    post_all()
+    accepted = submit(alice, "atomic", [transfer(mine, bobs, "1.00")] * 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "_LOCK_LANE", "SET LOCAL statement_timeout = '500ms';" + ledger._LOCK_LANE)
+        patched.setattr(ledger, "_WRITE", ledger._WRITE.rstrip() + ", pg_sleep(1)")
+        assert drain_once(BATCH_LANE) == 2
+    assert read(alice, accepted)["status"] == "completed"
+
+
 def test_its_bell_goes_to_a_queue_of_its_own():
     redis().flushdb()
     assert bells.ring(BATCH_LANE) and bells.ring(0)

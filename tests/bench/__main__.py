@@ -80,6 +80,7 @@ def main() -> None:
             }
             tpcb = measure_tpcb(environ["DATABASE_URL"])
             measure_drain(environ, directory, tpcb)
+            measure_limits(environ, directory)
             measure_log(environ, directory)
             measure_depth(environ, directory)
             measure_api(environ, directory)
@@ -139,15 +140,51 @@ def measure_drain(environ: Mapping[str, str], directory: Path, tpcb: float | Non
         report("drain_to_tpcb", [rate / tpcb for rate in runs], "ratio", aim=3)
 
 
+# What a bank may have set for all of its customers; none is reached.
+LIMITS: tuple[dict[str, Any], ...] = (
+    {"kind": "single", "amount": "5000.00"},
+    {"kind": "sum", "amount": "10000.00", "window": "day"},
+    {"kind": "count", "count": 1_000, "window": "day"},
+)
+RULES = (
+    {"name": "Large", "expression": "transaction.amount > 1000000 && user.age_days < 30", "effect": "review"},
+    {"name": "Odd", "expression": 'transaction.type == "debit" && account.available < 100', "effect": "flag"},
+)
+
+
+def measure_limits(environ: Mapping[str, str], directory: Path) -> None:
+    """What limits and rules for everybody cost the drain: a full queue is emptied without them and with them."""
+
+    def run(limited: bool) -> float:
+        with fresh_database(environ, directory) as own:
+            fill_queue(own)
+            with Bank(own, directory, workers=2, scheduler=False) as bank:
+                client = bank.client(bank.log_in())
+                for body in LIMITS if limited else ():
+                    assert client.post("/limits", {"role": "customer", "currency": "USD", **body}).status == 201
+                for rule in RULES if limited else ():
+                    assert client.post("/rules", rule).status == 201
+                client.close()
+                started = time.perf_counter()
+                ring_all(bank)
+                wait_until_posted(own)
+                return QUEUED / (time.perf_counter() - started)
+
+    pairs = [(run(False), run(True)) for _ in range(RUNS)]
+    report("drain_with_limits", [limited for _, limited in pairs], "transfers/s", limits=len(LIMITS), rules=len(RULES))
+    report("limits_cost", [(1 - limited / plain) * 100 for plain, limited in pairs], "%", aim=25)
+
+
 def fill_queue(environ: Mapping[str, str], queued: int = QUEUED) -> None:
     """Pending transfers between random accounts, as if the API had accepted them all before any worker came."""
     lanes = Config.from_env(environ).lanes
     for statement in (
+        # Each account is a user's own, and has the user's id.
         """INSERT INTO users (id, username, email, role, status, version)
-           VALUES ('00000000-0000-7000-8000-000000000001', 'bench', 'bench@example.com', 'customer', 'active', 1)""",
-        """INSERT INTO accounts (id, user_id, currency, kind, is_default, version)
-           SELECT md5(i::text)::uuid, '00000000-0000-7000-8000-000000000001', 'USD', 'customer', false, 1
+           SELECT md5(i::text)::uuid, 'bench' || i, 'bench' || i || '@example.com', 'customer', 'active', 1
              FROM generate_series(1, %(accounts)s) i""",
+        """INSERT INTO accounts (id, user_id, currency, kind, is_default, version)
+           SELECT id, id, 'USD', 'customer', true, 1 FROM users WHERE username LIKE 'bench%%'""",
         # A limit that random transfers do not reach: what is measured is posting.
         """INSERT INTO balances (account_id, user_id, currency, overdraft_limit)
            SELECT id, user_id, currency, 1000000000 FROM accounts""",
@@ -163,10 +200,9 @@ def fill_queue(environ: Mapping[str, str], queued: int = QUEUED) -> None:
                SELECT id, 1, 'TransactionSubmitted', '{}' FROM side RETURNING position, stream_id
            )
            INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id,
-                                     to_account_id, amount, currency, to_amount, to_currency, effective_at)
+                                     to_account_id, amount, currency, to_amount, to_currency, actor_id, effective_at)
            SELECT id, position, ('x' || right(source::text, 8))::bit(32)::bigint %% %(lanes)s, 'transfer', 'pending',
-                  '00000000-0000-7000-8000-000000000001', '00000000-0000-7000-8000-000000000001', source, target,
-                  100, 'USD', 100, 'USD', now()
+                  source, target, source, target, 100, 'USD', 100, 'USD', source, now()
              FROM side JOIN event ON event.stream_id = side.id""",
         "ANALYZE",
     ):

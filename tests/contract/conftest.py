@@ -29,13 +29,15 @@ TABLES = (
     "schedule_runs",
     "fx_rates",
     "fx_quotes",
+    "limits",
+    "rules",
 )
 
 
 @dataclass(frozen=True)
 class Stage:
     """Alice and Bob have an account and a schedule each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is
-    finished, `batch` is Alice's."""
+    finished, `batch` is Alice's. There are a limit of Bob's, and a rule that is off."""
 
     alice: Person
     bob: Person
@@ -50,6 +52,8 @@ class Stage:
     batch: str
     schedule: str
     bobs_schedule: str
+    limit: str
+    rule: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -62,6 +66,8 @@ class Stage:
             "batch": self.batch,
             "schedule": self.schedule,
             "bobs_schedule": self.bobs_schedule,
+            "limit": self.limit,
+            "rule": self.rule,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -90,6 +96,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         for who, to in transfers
     )
     post_all()
+    limit = admin.post("/limits", {"user_id": bob.id, "currency": "USD", "kind": "sum", "amount": "1000.00", "window": "day"})
+    rule = admin.post("/rules", {"name": "Off", "expression": "transaction.amount > 1", "effect": "deny", "enabled": False})
     return Stage(
         alice=alice,
         bob=bob,
@@ -104,6 +112,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         batch=batch,
         schedule=schedule.json["id"],
         bobs_schedule=bobs_schedule.json["id"],
+        limit=limit.json["id"],
+        rule=rule.json["id"],
     )
 
 

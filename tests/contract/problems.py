@@ -9,7 +9,7 @@ from werkzeug.test import TestResponse
 CODES = {
     400: {"malformed_request"},
     401: {"unauthenticated", "invalid_credentials"},
-    403: {"forbidden"},
+    403: {"forbidden", "same_person"},
     404: {"not_found"},
     405: {"method_not_allowed"},
     406: {"not_acceptable"},

@@ -48,6 +48,7 @@ NO_ID = [
     '"019b2f6e-8a00-7000-8000-00000000000g"', '"019b2f6e-8a00-7000-8000-0000000000011"', '" 019b2f6e-8a00-7000-8000-000000000001"',
     '"019b2f6e-8a00-7000-8000-000000000001\\n"', '"\\u0660' + '19b2f6e-8a00-7000-8000-000000000001"', '"' + "0" * 10_000 + '"',
 ]  # fmt: skip
+UNUSED_ID = '"019b2f6e-8a00-7000-8000-000000000001"'
 NO_CURRENCY = [
     "null", "840", "1.5", "true", "[]", '["USD"]', "{}", '""', '"usd"', '"Usd"', '"US"', '"USDD"', '" USD"', '"USD\\n"', '"ZZZ"',
     '"XXX"', '"XTS"', '"XAU"', '"XDR"', '"840"', '"U\\u0000D"', '"\\ud800SD"', '"\\uff35SD"', '"' + "U" * 10_000 + '"',
@@ -126,6 +127,19 @@ NO_RECURRENCE = no_member(
     {"rrule": '"FREQ=DAILY"', "time_zone": '"Europe/Prague"', "start": '"2099-02-06T12:00:00Z"'},
     {"rrule": NO_RRULE, "time_zone": NO_TIME_ZONE, "start": [*NO_MOMENT, '"2099-01-31T12:00:00.5Z"'], "month_end": NO_CHOICE},
 )
+
+NO_COUNTERPARTIES = [
+    "null", "1", "true", "{}", '""', '"outside"', "[]", "[null]", "[1]", '[""]', '["Outside"]', '["x"]', '["\\u0000"]', json.dumps(["outside"] * 101),
+]  # fmt: skip
+NO_CLOCK = [*NO_TEXT, '"8:00"', '"24:00"', '"08:60"', '"0800"', '"08:00:00"', '"08:00Z"', '"\\u0660\\u0668:00"', '" 08:00"', '"08:0"']
+NO_HOURS = no_member(
+    {"opens": '"08:00"', "closes": '"18:00"', "time_zone": '"Europe/Prague"'},
+    {"opens": [*NO_CLOCK, '"18:00"'], "closes": NO_CLOCK, "time_zone": NO_TIME_ZONE},
+)
+NO_EXPRESSION = [
+    *no_text_over(1_000), '"transaction"', '"transaction.amount"', '"amount > 1"', '"transaction.total > 1"', '"transaction.amount > 1.5"',
+    '"transaction.amount > \'1\'"', '"true &&"', '"[1].all(x, x > 0)"', '"transaction.type.matches(\'a\')"', json.dumps("(" * 30 + "true" + ")" * 30),
+]  # fmt: skip
 
 NO_POSITION = [
     "null", "true", "false", "[]", "{}", "[1]", '""', '"x"', '"1"', '"0"', "1.5", "1.0", "1e2", "NaN", "Infinity", "-0", "-1", "-0.0",
@@ -252,6 +266,32 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
          "retry": no_member({"attempts": "2", "delay_seconds": "60"}, {"attempts": ["0", "6"]}),
          "name": [text for text in no_text_over(100) if text != "null"]},
     ),
+    "approve": ("POST", "/transactions/{hold}/approve", "admin", {"reason": '"Called back"'}, {"reason": no_text_over(500)}),
+    "reject": ("POST", "/transactions/{hold}/reject", "admin", {"reason": '"Nobody answered"'}, {"reason": no_text_over(500)}),
+    "limit": (
+        "POST", "/limits", "admin", {"account_id": '"{account}"', "currency": '"USD"', "kind": '"sum"', "amount": '"10.00"', "window": '"day"'},
+        {"role": [*NO_CHOICE, '"customer"'], "user_id": [*NO_ID, UNUSED_ID], "account_id": [*NO_ID, UNUSED_ID],
+         "currency": [*NO_CURRENCY, '"EUR"'], "amount": NO_AMOUNT, "window": [*NO_CHOICE, '"year"'],
+         "count": [*NO_POSITION, "1", "1000001"], "counterparties": NO_COUNTERPARTIES, "hours": NO_HOURS},
+    ),
+    "hours": (
+        "POST", "/limits", "admin",
+        {"role": '"customer"', "currency": '"USD"', "kind": '"hours"', "hours": '{"opens": "08:00", "closes": "18:00", "time_zone": "UTC"}'},
+        {"hours": NO_HOURS, "amount": ['"1.00"'], "counterparties": ["[]"]},
+    ),
+    "change limit": (
+        "PATCH", "/limits/{limit}", "admin", {"amount": '"20.00"'},
+        {"amount": NO_AMOUNT, "window": NO_CHOICE, "count": ["1"], "hours": ['{"opens": "08:00", "closes": "18:00", "time_zone": "UTC"}'],
+         "counterparties": ["[]"]},
+    ),
+    "rule": (
+        "POST", "/rules", "admin", {"name": '"Large"', "expression": '"transaction.amount > 1"', "effect": '"flag"', "enabled": "false"},
+        {"name": no_text_over(100), "expression": NO_EXPRESSION, "effect": [*NO_CHOICE, '"allow"'], "enabled": NO_FLAG},
+    ),
+    "change rule": (
+        "PATCH", "/rules/{rule}", "admin", {"name": '"Large"'},
+        {"name": no_text_over(100), "expression": NO_EXPRESSION, "effect": NO_CHOICE, "enabled": NO_FLAG},
+    ),
     "replay": (
         "POST", "/admin/replays", "auditor", {"until_position": "0", "account_id": '"{account}"'},
         {"until_position": NO_POSITION, "until_time": NO_MOMENT, "account_id": NO_ID,
@@ -260,7 +300,7 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
 }  # fmt: skip
 
 # Nothing in it must be there, so nothing is a body too.
-ALL_OPTIONAL = {"replay", "capture", "void"}
+ALL_OPTIONAL = {"replay", "capture", "void", "approve", "reject"}
 
 REQUIRED = {
     "open account": ["currency"],
@@ -275,6 +315,8 @@ REQUIRED = {
     "register": ["username", "email", "password"],
     "log in": ["username", "password"],
     "schedule": ["transfer", "run_at"],
+    "limit": ["currency", "kind", "amount", "window"],
+    "rule": ["name", "expression", "effect"],
 }
 
 UNKNOWN = [
@@ -463,6 +505,14 @@ NOT_THERE = [
         for who, schedule in (("alice", "{bobs_schedule}"), ("alice", NOBODY), ("admin", NOBODY))
         for method, rest, body in (("GET", "", None), ("GET", "/runs", None), ("PATCH", "", {"status": "paused"}), ("DELETE", "", None))
     ],
+    *[
+        ("admin", method, f"/{kind}/{NOBODY}", body)
+        for kind, body_ in (("limits", {"amount": "1.00"}), ("rules", {"enabled": False}))
+        for method, body in (("GET", None), ("PATCH", body_), ("DELETE", None))
+    ],
+    *[("admin", "POST", f"/transactions/{NOBODY}/{act}", {}) for act in ("approve", "reject")],
+    ("bob", "GET", "/transactions/{transaction}/explanation", None),
+    ("alice", "GET", f"/transactions/{NOBODY}/explanation", None),
     ("teller", "PATCH", "/schedules/{schedule}", {"status": "paused"}),
     ("teller", "DELETE", "/schedules/{schedule}", None),
     ("alice", "GET", "/users/{bob}", None),
@@ -503,12 +553,17 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/admin/replays/{}",
         "/schedules/{}",
         "/schedules/{}/runs",
+        "/limits/{}",
+        "/rules/{}",
+        "/transactions/{}/explanation",
+        "/transactions/{}/approve",
+        "/transactions/{}/reject",
     ],
 )
 @pytest.mark.parametrize("malformed", ["x", "1", "%00", "..", "019b2f6e8a0070008000000000000001", "' OR 1=1 --", "é", "x" * 5000])
 def test_a_malformed_id_in_the_path_is_not_found(stage, nothing_written, path, malformed):
     with nothing_written():
-        method = "POST" if path.endswith(("rollback", "capture", "void")) else "GET"
+        method = "POST" if path.endswith(("rollback", "capture", "void", "approve", "reject")) else "GET"
         check_problem(stage.alice.request(method, path.format(quote(malformed, safe="%"))), 404)
 
 
@@ -519,13 +574,20 @@ QUERIES: dict[str, dict[str, str]] = {
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",
-        "batch_id": "id", "hold_id": "id", "schedule_id": "id",
+        "batch_id": "id", "hold_id": "id", "schedule_id": "id", "review": "choice",
     },
     "/transactions/batch/{batch}": {"limit": "limit", "cursor": "cursor", "status": "choice"},
     "/transactions/{transaction}": {},
     "/schedules": {"limit": "limit", "cursor": "cursor", "user_id": "id", "status": "choice"},
     "/schedules/{schedule}": {},
     "/schedules/{schedule}/runs": {"limit": "limit", "cursor": "cursor"},
+    "/transactions/{transaction}/explanation": {},
+    "/limits": {
+        "limit": "limit", "cursor": "cursor", "role": "choice", "user_id": "id", "account_id": "id", "currency": "currency", "kind": "choice",
+    },
+    "/limits/{limit}": {},
+    "/rules": {"limit": "limit", "cursor": "cursor"},
+    "/rules/{rule}": {},
     "/balances/current": {"limit": "limit", "cursor": "cursor", "account_id": "id", "currency": "currency", "user_id": "id"},
     "/balances/historical?account_id={account}": {"from": "moment", "to": "moment", "interval": "choice"},
     "/balances/historical?from=2026-01-01T00:00:00Z": {"account_id": "id"},
@@ -708,6 +770,8 @@ def test_no_route_takes_a_token_that_is_not_good(app, stage, client, bad_tokens,
                 "replay_id": stage.replay,
                 "batch_id": stage.batch,
                 "schedule_id": stage.schedule,
+                "limit_id": stage.limit,
+                "rule_id": stage.rule,
             }.items():
                 path = path.replace("{" + name + "}", value)
             check_problem(client.open(path, method=method, json={}), 401)
@@ -745,9 +809,15 @@ def test_a_method_that_is_not_there_says_which_are(stage, nothing_written, metho
     assert response.headers["Allow"]
 
 
-@pytest.mark.parametrize(("method", "path"), [("PATCH", "/accounts/{account}"), ("PUT", "/users/{alice}"), ("DELETE", "/users/{alice}")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PATCH", "/accounts/{account}"), ("PUT", "/users/{alice}"), ("DELETE", "/users/{alice}")]
+    + [(method, path) for path in ("/limits/{limit}", "/rules/{rule}") for method in ("PATCH", "DELETE")],
+)
 @pytest.mark.parametrize("if_match", ['"x"', '"', ",", "", "W/"])
 def test_an_if_match_that_names_no_version_keeps_a_change_from_being_made(stage, nothing_written, method, path, if_match):
     body = None if method == "DELETE" else {"name": "x"} if method == "PATCH" else {"username": "mallory"}
+    if path == "/limits/{limit}" and body:
+        body = {"amount": "1.00"}
     with nothing_written():
         check_problem(stage.admin.request(method, stage.fill(path), json=body, headers={"If-Match": if_match}), 412)

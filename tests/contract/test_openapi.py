@@ -53,7 +53,9 @@ PROMISED = {
     "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
     "batches_submit_batch", "batches_get_batch", "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
     "schedules_create_schedule", "schedules_list_schedules", "schedules_get_schedule", "schedules_list_runs", "schedules_change_schedule",
-    "schedules_delete_schedule",
+    "schedules_delete_schedule", "limits_set_limit", "limits_list_limits", "limits_get_limit", "limits_change_limit", "limits_remove_limit",
+    "rules_set_rule", "rules_list_rules", "rules_get_rule", "rules_change_rule", "rules_remove_rule", "transactions_approve",
+    "transactions_reject", "transactions_get_explanation",
 }  # fmt: skip
 
 
@@ -120,6 +122,9 @@ def test_routes_that_move_money_document_their_headers_and_the_dry_run(document)
             parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
             assert {"Idempotency-Key", "dry_run"} <= parameters.keys(), path
             assert parameters["Idempotency-Key"]["in"] == "header"
+            if path.endswith(("/approve", "/reject")):
+                # What ends a review is done when it is answered.
+                continue
             assert {"200", "202"} <= operation["responses"].keys(), path
             # Nobody holds a connection for a batch: who asked reads how far it is.
             if not path.endswith("/batch"):
@@ -233,6 +238,27 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     check(alice.get(f"/schedules/{made.json['id']}/runs"), "GET", f"{one}/runs", 200)
     check(alice.patch(f"/schedules/{made.json['id']}", {"amount": "2.00"}), "PATCH", one, 200)
     check(alice.request("DELETE", f"/schedules/{made.json['id']}"), "DELETE", one, 204)
+
+    limit = {"account_id": stage.bobs_account, "currency": "USD", "kind": "hours"}
+    limit |= {"hours": {"opens": "08:00", "closes": "07:59", "time_zone": "Europe/Prague"}}
+    rule = {"name": "Reviewed", "expression": f'user.id == "{bob.id}"', "effect": "review"}
+    for path, body, change, name in (("limits", limit, {"hours": limit["hours"]}, "limit"), ("rules", rule, {"name": "Seen"}, "rule")):
+        made = admin.post(f"/{path}", body)
+        check(made, "POST", f"{api}/{path}", 201)
+        one = f"{api}/{path}/{{{name}_id}}"
+        check(admin.get(f"/{path}"), "GET", f"{api}/{path}", 200)
+        check(admin.get(f"/{path}/{made.json['id']}"), "GET", one, 200)
+        check(admin.patch(f"/{path}/{made.json['id']}", change), "PATCH", one, 200)
+        if path == "rules":
+            payment = {"to_account_id": stage.account, "amount": "0.01", "currency": "USD"}
+            reviewed = [bob.post("/transactions/transfer", payment).json["id"] for _ in range(2)]
+            post_all()
+            explanation = f"{api}/transactions/{{transaction_id}}/explanation"
+            check(admin.get(f"/transactions/{reviewed[0]}/explanation"), "GET", explanation, 200)
+            for act, each in zip(("approve", "reject"), reviewed, strict=True):
+                check(admin.post(f"/transactions/{each}/{act}", {}), "POST", f"{api}/transactions/{{transaction_id}}/{act}", 200)
+                check(bob.get(f"/transactions/{each}/explanation"), "GET", explanation, 200)
+        check(admin.request("DELETE", f"/{path}/{made.json['id']}"), "DELETE", one, 204)
 
     elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
     expected = {

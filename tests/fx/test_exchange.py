@@ -1,7 +1,9 @@
 """Transfers by which other money arrives than left."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -104,7 +106,7 @@ def test_money_of_another_currency_than_the_account_holds_is_refused(alice, bob,
 
 def test_where_there_is_no_rate_nothing_is_accepted(alice, bob, funded):
     account = funded(alice, "50.00", "USD")
-    body = {"from_account_id": account, "to_user_id": bob.id, "amount": "5.00", "currency": "USD", "to_currency": "XPF"}
+    body = {"from_account_id": account, "to_user_id": bob.id, "amount": "5.00", "currency": "USD", "to_currency": "WST"}
     for path in ("/transactions/transfer", "/transactions/transfer?dry_run=true"):
         answer = alice.post(path, body)
         assert (answer.status_code, answer.json["code"]) == (422, "rate_unavailable")
@@ -192,6 +194,25 @@ def test_parts_that_go_back_add_up(alice, bob, teller, exchange, post_all):
     assert (position(teller, "EUR"), position(teller, "USD")[0]) == ((euros, left_over), dollars)
 
 
+def test_parts_that_are_asked_for_at_once_add_up_too(app, bob, teller, publish, exchange, post_all):
+    # Three dollars are a hundred yen; each dollar by itself would be 33.
+    publish("JPY", "41.876")
+    for _ in range(5):
+        made = exchange("3.00", "USD", "JPY")
+        assert made["to_amount"] == "100"
+        start = Barrier(3)
+
+        def ask(made: dict[str, Any] = made, start: Barrier = start) -> int:
+            caller = Person(teller.id, teller.username, app.test_client(), teller.token)
+            start.wait()
+            return caller.post(f"/transactions/{made['id']}/rollback", {"amount": "1.00", "reason": "In parts"}).status_code
+
+        with ThreadPoolExecutor(3) as threads:
+            assert [future.result() for future in [threads.submit(ask) for _ in range(3)]] == [202] * 3
+        post_all()
+        assert balances(bob) == {"JPY": "0"}
+
+
 @pytest.mark.parametrize(("amount", "code"), [("100.01", "amount_exceeds_original"), ("9999999999999999.99", "amount_exceeds_original")])
 def test_more_than_was_exchanged_does_not_go_back(teller, exchange, outcome, amount, code):
     made = exchange("100.00")
@@ -240,7 +261,7 @@ def test_a_bad_exchange_in_a_batch_is_named(alice, bob, funded):
     }
     euros = bob.open_account("EUR")["id"]
     bad = [
-        {**item, "to_currency": "XPF"},
+        {**item, "to_currency": "WST"},
         {**item, "currency": "EUR", "to_currency": "USD"},
         {**{name: value for name, value in item.items() if name != "to_user_id"}, "to_account_id": euros, "to_currency": "JPY"},
     ]

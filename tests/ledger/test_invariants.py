@@ -217,9 +217,10 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
         {"captured_is_sum_of_captures": {"held", "voided"}, "transactions_are_as_events_say": {"capture"}},
     ),
     "a posted transfer that is called a hold": (
-        "UPDATE transactions SET expires_at = now() WHERE id = :transfer",
+        "UPDATE transactions SET expires_at = now(), captured_amount = 1 WHERE id = :transfer",
         {
             "transactions_move_their_amount": {"transfer"},
+            "captured_is_sum_of_captures": {"transfer"},
             "transactions_are_as_events_say": {"transfer"},
         },
     ),
@@ -255,8 +256,8 @@ DAMAGE: dict[str, tuple[str, dict[str, set[str]]]] = {
             "entries_are_as_events_say": {"exchanged"},
         },
     ),
-    "a void that is called completed": (
-        "UPDATE transactions SET status = 'completed' WHERE id = :void",
+    "a void that is called a transfer": (
+        "UPDATE transactions SET status = 'completed', voids_id = NULL WHERE id = :void",
         {"transactions_move_their_amount": {"void"}, "transactions_are_as_events_say": {"void"}},
     ),
     "what became of a hold taken from its stream": (
@@ -391,8 +392,8 @@ CHANGED = {
         "exchanged": ("rate = '0.8'", "quote_id = gen_random_uuid()"),
         "failed": ("failure_code = 'account_frozen'", "captures_id = id", "voids_id = id"),
         "held": ("expires_at = expires_at + interval '1 microsecond'",),
-        "voided": ("status = 'completed'", "completed_at = completed_at + interval '1 microsecond'"),
-        "void": ("status = 'pending'", "completed_at = NULL"),
+        "voided": ("status = 'rolled_back'", "completed_at = completed_at + interval '1 microsecond'"),
+        "void": ("status = 'pending', created_at = now()", "completed_at = NULL"),
     },
     "accounts_are_as_events_say": {
         "carol": (

@@ -1,9 +1,10 @@
 """What a replay says of a moment is what the bank said then."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import orjson
@@ -292,20 +293,37 @@ def test_an_event_that_this_version_cannot_read_stops_the_replay(kind: str) -> N
 class Posted(TransactionCompleted):
     """As it might be told one day."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Self:
+        return cls(entries=(tuple(data["one"]),))
 
 
 def test_old_and_new_versions_of_an_event_are_read_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     account_id = new_id()
-    monkeypatch.setattr("bank.replay.state.TransactionCompleted", Posted)
     monkeypatch.setitem(types.TYPES, "TransactionCompleted", Posted)
-    monkeypatch.setitem(types.UPCASTERS, ("TransactionCompleted", 1), lambda data: {"entries": [data["one"]]})
     state = State()
     state.accounts[account_id] = Account(None, "USD", "customer", None, "active", 0, 0, 0)
-    state.apply([(1, "TransactionCompleted", 1, new_id(), f'{{"one":["{account_id}",1,5,5]}}')])
-    assert (state.accounts[account_id].balance, state.completed) == (5, 1)
-    state.apply([(2, "TransactionCompleted", 2, new_id(), f'{{"entries":[["{account_id}",2,1,6]]}}')])
-    assert (state.accounts[account_id].balance, state.completed) == (6, 2)
+    for schema, data in enumerate(
+        (
+            f'{{"entries":[["{account_id}",1,5,5]]}}',
+            f'{{"entries":[["{account_id}",2,1,6]],"checks":[]}}',
+            f'{{"one":["{account_id}",3,1,7]}}',
+        ),
+        1,
+    ):
+        state.apply([(schema, "TransactionCompleted", schema, new_id(), data)])
+    assert (state.accounts[account_id].balance, state.completed) == (7, 3)
+
+
+def test_an_old_version_of_an_event_goes_through_its_upcasters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(types.UPCASTERS, ("TransactionFailed", 1), lambda data: {"failure_code": data["code"]})
+    state = State()
+    state.apply(
+        [(1, "TransactionFailed", 1, new_id(), '{"code": "rule_denied"}'), (2, "TransactionFailed", 2, new_id(), '{"failure_code": "x"}')]
+    )
+    assert state.failed == 2
 
 
 def test_submissions_of_all_versions_count_without_their_data(books: Books, within: None) -> None:

@@ -17,7 +17,7 @@ from tests.contract.document import Document
 TABLES = ("transactions", "entries", "events", "audit_logs", "idempotency_keys", "accounts", "balances")
 
 # What a preview cannot know, or is by its nature another.
-OTHER = {"id", "created_at", "completed_at", "effective_at", "expires_at", "dry_run", "entries"}
+OTHER = {"id", "created_at", "completed_at", "effective_at", "expires_at", "dry_run", "entries", "checks"}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from bank.audit import outcomes
 from bank.db import reader, unit_of_work
 from bank.ledger import store
+from bank.ledger.decide import Command
 from bank.ledger.invariants import CHECKS, Window
 from bank.processing import expiry
 from bank.processing.expiry import expire_holds
@@ -109,6 +110,20 @@ def test_its_end_lets_it_go(alice, held, expire, money, context):
     assert money() == ("100.00", "0.00", "100.00", "0.00")
     assert parts(read(alice, held)) == ("voided", "40.00", "0.00", "0.00")
     assert expire_holds() == 0
+
+
+def test_a_worker_that_knows_no_holds_moves_nothing(alice, bob, parties, held, post_all, money, monkeypatch):
+    def knows_no_holds(*points_at):
+        return Command(*points_at[:7])
+
+    first, second = hold(alice, parties, "1.00").json, void(bob, held).json
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "Command", knows_no_holds)
+        post_all()
+    assert [(each["status"], each["failure_code"]) for each in (read(alice, first), read(bob, second))] == [
+        ("failed", "internal_error")
+    ] * 2
+    assert money() == ("100.00", "40.00", "60.00", "0.00")
 
 
 def test_what_is_held_cannot_be_spent_and_the_rest_can(alice, bob, held, parties, outcome, money):

@@ -1,0 +1,1 @@
+"""Limits and rules: what customers may pay, by amount, time and counterparty, and by conditions that admins write."""

@@ -14,10 +14,11 @@ from bank.processing.expiry import expire_holds
 from bank.processing.processor import drain_once
 from bank.schedules.jobs import run_due
 from tests.conftest import Person
-from tests.properties.acts import FITS, Again, Ask, AskQuote, Change, Open, Pass, Post, Publish, Reschedule, Rest
+from tests.properties.acts import FITS, Again, Ask, AskQuote, Change, Open, Pass, Post, Publish, Reschedule, Rest, SetLimit, SetRule, Unset
 from tests.properties.calendar import Schedule
 from tests.properties.clock import Clock
 from tests.properties.ledger import Batch, Refused, Transaction
+from tests.properties.limits import Limit, Rule
 from tests.properties.model import STAFF, Model
 
 
@@ -129,6 +130,39 @@ class Both:
             if each not in self._model.rates:
                 self._publish(Publish(number, "1.25"))
         return next(each for each in self._currencies if each != currency)
+
+    def _setlimit(self, act: SetLimit) -> None:
+        number = act.account % len(self.accounts)
+        account, by_amount = self._model.accounts[number], act.kind != "count"
+        window = act.window if act.kind in ("sum", "count") else None
+        subject = {
+            "account": {"account_id": self.accounts[number]},
+            "user": {"user_id": self._people[account.owner].id},
+            "role": {"role": "customer"},
+        }[act.scope]
+        says = {"amount": self._money(act.most, number)} if by_amount else {"count": act.most}
+        says |= {"window": window} if window else {}
+        answer = self._people["admin"].post("/limits", {**subject, "currency": account.currency, "kind": act.kind, **says})
+        assert answer.status_code == 201, answer.json
+        user = account.owner if act.scope == "user" else None
+        limit = Limit(number if act.scope == "account" else None, user, account.currency, act.kind, act.most, window)
+        self._model.limits.append(limit)
+        self._ids[limit] = answer.json["id"]
+
+    def _setrule(self, act: SetRule) -> None:
+        body = {"name": "A rule", "expression": f"transaction.amount > {act.over}", "effect": "deny" if act.denies else "flag"}
+        answer = self._people["admin"].post("/rules", body)
+        assert answer.status_code == 201, answer.json
+        self._model.rules.append(Rule(act.over, act.denies))
+        self._ids[self._model.rules[-1]] = answer.json["id"]
+
+    def _unset(self, act: Unset) -> None:
+        found: list[Any] = [*self._model.limits, *self._model.rules]
+        if found:
+            gone = found[act.which % len(found)]
+            (self._model.limits if isinstance(gone, Limit) else self._model.rules).remove(gone)
+            path = "limits" if isinstance(gone, Limit) else "rules"
+            assert self._people["admin"].request("DELETE", f"/{path}/{self._ids[gone]}").status_code == 204
 
     def _reschedule(self, act: Reschedule) -> None:
         if not self._model.schedules:
@@ -414,7 +448,9 @@ class Both:
             assert step["count"] == len(day)
 
     def end(self) -> None:
-        """Leave nothing that would happen in a later run."""
+        """Leave nothing that would happen in a later run, or count in it."""
+        while self._model.limits or self._model.rules:
+            self._unset(Unset(0))
         for number, schedule in enumerate(self._model.schedules):
             # A finished one may still try a run again.
             if schedule in self._ids and schedule.status != "deleted":

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.properties.ledger import Ledger, Transaction
+from tests.properties.ledger import Transaction
+from tests.properties.limits import Limited
 
 MISSED_AFTER = 5 / 60
 MOST_RUNS = 10
@@ -32,7 +33,7 @@ class Schedule:
     runs: list[Run] = field(default_factory=list)
 
 
-class Calendar(Ledger):
+class Calendar(Limited):
     """The ledger, and what is to come. A tick is what the scheduler does every two seconds."""
 
     def __init__(self, own: Mapping[tuple[str, int], int]) -> None:

@@ -102,7 +102,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(environ: Mapping[str, str], password_hash: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    own = {**environ, "BANK_SELF_SERVICE_DEPOSITS": "false", "BANK_LANES": "2"}
+    own = {**environ, "BANK_SELF_SERVICE_DEPOSITS": "false", "BANK_LANES": "2", "BANK_ACCESS_TOKEN_SECONDS": "86400"}
     with fresh_database(own, tmp_path_factory.mktemp("runs")) as own, movable(own["DATABASE_URL"]) as clock:
         app = create_app(Config.from_env(own))
         runs = Runs(app, clock, password_hash)

@@ -49,6 +49,7 @@ class Transaction:
     held: int = 0
     captured: int = 0
     expired: bool = False
+    posted: float = 0.0
 
 
 @dataclass(eq=False)
@@ -157,6 +158,7 @@ class Ledger:
         if t.operation == "rollback":
             t.of.moved_back += t.to_amount
             t.of.status = "rolled_back" if t.of.moved_back == t.of.amount else "completed"
+        t.posted = self.now
         for side, amount in self._moves(t):
             if isinstance(side, str):
                 self.own[side, self.lane(t)] = self._has(side, t) + amount

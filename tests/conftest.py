@@ -5,7 +5,7 @@ Nothing is cleaned between tests: each makes its own users and accounts, as in p
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,31 +170,37 @@ def password_hash() -> str:
     return passwords.hash(PASSWORD)
 
 
-@pytest.fixture(scope="session")
-def person(app: Flask, password_hash: str) -> Callable[..., Person]:
-    """Make a user of any role and log them in."""
-
-    def make(name: str = "person", role: Role = Role.CUSTOMER) -> Person:
-        username = f"{name}-{secrets.token_hex(5)}"
-        login_id, refresh_id = new_id(), new_id()
-        with app.app_context():
-            with unit_of_work() as session:
+def people(app: Flask, password_hash: str, roles: Mapping[str, Role]) -> dict[str, Person]:
+    """Make users with these roles and log them in, all in one unit of work; their usernames begin with their names here."""
+    made = {name: (f"{name}-{secrets.token_hex(5)}", new_id(), new_id()) for name in roles}
+    with app.app_context():
+        with unit_of_work() as session:
+            ids = {}
+            for name, (username, login_id, refresh_id) in made.items():
                 user = users.create_user(
                     session,
                     username=username,
                     email=f"{username}@example.com",
                     password_hash=password_hash,
-                    role=role,
+                    role=roles[name],
                     origin=Origin(),
                 )
                 session.execute(
                     text("INSERT INTO logins (id, user_id, refresh_jti) VALUES (:id, :user_id, :refresh)"),
                     {"id": login_id, "user_id": user.id, "refresh": refresh_id},
                 )
-            token = tokens.pair(user.id, login_id, refresh_id)["access_token"]
-        return Person(user.id, username, app.test_client(), token)
+                ids[name] = user.id
+        return {
+            name: Person(ids[name], username, app.test_client(), tokens.pair(ids[name], login_id, refresh_id)["access_token"])
+            for name, (username, login_id, refresh_id) in made.items()
+        }
 
-    return make
+
+@pytest.fixture(scope="session")
+def person(app: Flask, password_hash: str) -> Callable[..., Person]:
+    """Make a user of any role and log them in."""
+
+    return lambda name="person", role=Role.CUSTOMER: people(app, password_hash, {name: role})[name]
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,13 @@ _ANY_LIMIT = """
            EXISTS (SELECT FROM limits WHERE account_id IS NOT NULL)
 """
 
-# Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more.
+# Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more. Nor is what names another
+# currency than its account holds: the ledger refuses it, and by its currency the account's own limits would not be found.
 _PAYMENTS = """
     SELECT t.id::text, t.from_account_id::text, t.currency, t.type, t.to_user_id::text, t.description, t.reference, t.metadata,
            u.id::text, u.username, u.role, u.created_at
       FROM transactions t JOIN users u ON u.id = t.from_user_id
+      JOIN balances b ON b.account_id = t.from_account_id AND b.currency = t.currency
      WHERE t.id = ANY(%s::uuid[]) AND t.actor_id IS NOT NULL AND t.reverses_id IS NULL AND t.captures_id IS NULL AND t.voids_id IS NULL
 """
 
@@ -43,7 +45,10 @@ _TOGETHER = """
 """
 
 
-_PAYERS = "SELECT id::text, username, role, created_at FROM users WHERE id = ANY(%s::uuid[])"
+_PAYERS = """
+    SELECT b.account_id::text, b.currency, u.id::text, u.username, u.role, u.created_at
+      FROM balances b JOIN users u ON u.id = b.user_id WHERE b.account_id = ANY(%s::uuid[])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +94,14 @@ def applicable_to(connection: Connection, events: Mapping[str, TransactionSubmit
     if not (rules or scopes):
         return None
     asked = {key: event for key, event in events.items() if not (event.reverses_id or event.captures_id or event.voids_id)}
-    users = {event.from_user_id for event in asked.values() if event.from_user_id is not None}
-    payers = {row[0]: Payer(*row) for row in connection.exec_driver_sql(_PAYERS, (_array(users),))}
+    accounts = {event.from_account_id for event in asked.values() if event.from_account_id is not None}
+    payers = {(row[0], row[1]): Payer(*row[2:]) for row in connection.exec_driver_sql(_PAYERS, (_array(accounts),))}
     payments, paying = {}, {}
     for key, event in asked.items():
-        if event.from_user_id is not None and event.from_account_id is not None:
-            payer = payers[event.from_user_id]
+        account_id = event.from_account_id
+        if account_id is not None and (payer := payers.get((account_id, event.currency))):
             payments[key] = Payment(event.type, payer, event.to_user_id, event.description, event.reference, event.metadata)
-            paying[event.from_account_id] = _Paying(event.from_account_id, payer, event.currency)
+            paying[account_id] = _Paying(account_id, payer, event.currency)
     return _applicable(connection, payments, rules, scopes, list(paying.values()))
 
 

@@ -168,6 +168,8 @@ def _limit(row: Sequence[Any]) -> Limit:
 # An account's entries are in the order of their times, so a window is a span of versions. What was added up before is moved on by
 # what has left the window since and what has come into it; where nothing was, the whole window is added up. Each entry is
 # looked at twice in its life, then, however many there are and however often it is asked; of few entries nothing is written.
+# A month may begin earlier than it did when it was asked before (March 30th and 31st both have the end of February a month before
+# them), or the clock be set back: where what had left the window is in it again, it is added up anew.
 _USED = """
 WITH asked AS (
     SELECT a.account_id, a.version, a.span, %(now)s::timestamptz - w.width AS since
@@ -183,7 +185,9 @@ WITH asked AS (
                 ELSE COALESCE((SELECT e.version - 1 FROM entries e
                                 WHERE e.account_id = a.account_id AND e.version > u.first_version AND e.posted_at > a.since
                                 ORDER BY e.version LIMIT 1), a.version) END AS begin
-      FROM asked a LEFT JOIN usages u ON u.account_id = a.account_id AND u.span = a.span
+      FROM asked a
+      LEFT JOIN usages u ON u.account_id = a.account_id AND u.span = a.span AND NOT EXISTS (
+          SELECT FROM entries e WHERE e.account_id = u.account_id AND e.version = u.first_version AND e.posted_at > a.since)
 ), moved AS MATERIALIZED (
     SELECT b.account_id, b.span, b.begin, b.version, b.amount + COALESCE(m.amount, 0)::bigint AS amount,
            b.count + COALESCE(m.count, 0)::int AS count, m.seen

@@ -1,6 +1,7 @@
 """Windows end now and move with it, whatever was added up before."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from flask import Flask
 from sqlalchemy import text
 
 from bank.db import reader, unit_of_work
+from bank.ledger.decide import AccountState
+from bank.ledger.store import States
 from bank.limits import store
-from bank.limits.checks import Window
+from bank.limits.checks import Limit, LimitKind, Scope, Window
 from tests.limits.test_limits import failures, limits_of
 
 # A window, what lies just in it, and by how much more it moves past that.
@@ -111,3 +114,21 @@ def test_few_payments_are_added_up_each_time_and_many_are_kept(alice, accounts, 
     assert usage() == [(100, 99)]
     assert failures(pay(alice, ours, theirs, "0.01")) == ["limit_exceeded"]
     assert usage() == [(100, 99)]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_month_that_begins_earlier_than_it_did_takes_back_what_had_left_it(alice, accounts, pay, move_back, app):
+    ours, theirs = accounts
+    paid = pay(alice, ours, theirs, "1.00")
+    early = datetime.fromisoformat(paid["completed_at"]) - datetime(2026, 2, 28, 12, tzinfo=UTC)
+    move_back(ours, f"{early.total_seconds()} seconds")
+    limit = Limit("", 1, Scope.ACCOUNT, LimitKind.SUM, amount=1, window=Window.MONTH.value)
+    found = store.Applicable({}, (), {ours: [limit]}, {})
+    used = []
+    # A month before each of them is the last day of February: in the morning, in the evening, and in the morning again.
+    for day, hour in ((28, 9), (30, 23), (31, 9)):
+        state = AccountState(ours, "USD", "active", 0, amount=99_900, held=0, version=2)
+        states = States({ours: state}, {}, datetime(2026, 3, day, hour, tzinfo=UTC))
+        with app.app_context(), unit_of_work() as session:
+            used.append(store.policy(session.connection(), found, states).used[ours]["month"].amount)
+    assert used == [100, 0, 100]

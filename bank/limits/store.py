@@ -66,6 +66,10 @@ class Applicable:
         return {each for accounts in self.together.values() for each in accounts}
 
 
+class AccountsOpened(RuntimeError):
+    """While the locks were waited for, a user opened an account whose payments count together with those that are to be decided."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Paying:
     """An account that pays, by its user."""
@@ -103,6 +107,20 @@ def applicable_to(connection: Connection, events: Mapping[str, TransactionSubmit
             payments[key] = Payment(event.type, payer, event.to_user_id, event.description, event.reference, event.metadata)
             paying[account_id] = _Paying(account_id, payer, event.currency)
     return _applicable(connection, payments, rules, scopes, list(paying.values()))
+
+
+_OPENED = """
+    SELECT EXISTS (SELECT FROM balances own JOIN balances b ON b.user_id = own.user_id AND b.currency = own.currency
+                    WHERE own.account_id = ANY(%s::uuid[]) AND b.account_id <> ALL(%s::uuid[]))
+"""
+
+
+def check_locked(connection: Connection, found: Applicable) -> None:
+    """Raise AccountsOpened where there are more accounts that count together than `found` knows of, which must all be locked: one that
+    was opened, and paid from, before that. Who pays from one that is opened from now on waits for these locks."""
+    parameters = (_array(found.together), _array(found.accounts))
+    if found.together and connection.exec_driver_sql(_OPENED, parameters).scalar_one():
+        raise AccountsOpened("An account that counts together with others was opened before these were locked.")
 
 
 def _in_force(connection: Connection) -> tuple[list[Rule], set[Scope]]:

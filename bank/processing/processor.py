@@ -195,7 +195,19 @@ class _Written:
     took_seconds: float
 
 
-def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | None], list[Outcome]]) -> _Written | None:
+_Decision = Callable[[Claim, States, Policy | None], list[Outcome]]
+
+
+def _write(lane: int, limit: int, decision: _Decision) -> _Written | None:
+    while True:
+        try:
+            return _write_once(lane, limit, decision)
+        except limits.AccountsOpened:
+            # Its locks are gone, so that all can be taken in their order. Who comes again must have opened one more account.
+            log.info("accounts_opened_meanwhile", lane=lane)
+
+
+def _write_once(lane: int, limit: int, decision: _Decision) -> _Written | None:
     started = time.monotonic()
     with unit_of_work() as session:
         connection = session.connection()
@@ -209,7 +221,11 @@ def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | No
         commands = [pending.command for pending in claimed.pending]
         applicable = limits.applicable(connection, commands)
         states = store.load_states(connection, commands, also=applicable.accounts if applicable else ())
-        outcomes = decision(claimed, states, limits.policy(connection, applicable, states) if applicable else None)
+        policy = None
+        if applicable:
+            limits.check_locked(connection, applicable)
+            policy = limits.policy(connection, applicable, states)
+        outcomes = decision(claimed, states, policy)
         store.write(connection, claimed, states, outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
     return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)

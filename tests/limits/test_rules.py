@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from bank.audit import outcomes
 from bank.db import reader, unit_of_work
 from bank.processing.expiry import expire_holds
 from bank.processing.queue import bells
+from bank.transactions import review
 from bank.users.models import Role
 from tests.conftest import Person
 from tests.contract.problems import check_problem
@@ -174,6 +175,27 @@ def test_the_same_key_gives_the_first_answer_again_and_a_dry_run_ends_nothing(al
     assert admin.post(path, {"reason": "another"}, **key).json["code"] == "idempotency_key_reused"
     refused(person("other", Role.ADMIN).post(path, {}, **key), 409, "not_under_review")
     assert balances(accounts[0]) == (40_000, 0)
+
+
+def test_one_key_for_two_payments_at_once_ends_one_of_them(alice, bob, admin, funded, set_rule, pay, monkeypatch):
+    set_rule(LARGE, "review")
+    # They have no account in common, so neither waits for the other's locks.
+    both = [pay(alice, funded(alice, "1000.00"), funded(bob, None), "600.00") for _ in range(2)]
+    at_once, end = Barrier(2), review._end
+
+    def together(*arguments: Any) -> None:
+        at_once.wait(timeout=20)
+        end(*arguments)
+
+    monkeypatch.setattr(review, "_end", together)
+
+    def approve(held: dict[str, Any]) -> TestResponse:
+        return admin.post(f"/transactions/{held['id']}/approve", {}, headers={"Idempotency-Key": "a-2"})
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(pool.map(approve, both), key=lambda answer: answer.status_code)
+    assert answers[0].status_code == 200
+    assert (answers[1].status_code, answers[1].json["code"]) == (422, "idempotency_key_reused")
 
 
 def test_a_receipt_keeps_closed_what_the_payer_had_used(alice, bob, auditor, accounts, set_limit, pay, app):

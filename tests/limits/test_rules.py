@@ -112,6 +112,17 @@ def test_what_a_rule_flags_goes_through_and_is_in_the_audit_log(app, alice, audi
     assert not auditor.get(f"/audit-logs?entity_type=transaction&entity_id={plain['id']}&action=transaction.flagged").json["data"]
 
 
+def test_a_hold_that_a_rule_flags_is_in_the_audit_log_too(app, alice, auditor, accounts, set_rule, pay):
+    rule = set_rule("transaction.amount > 100", "flag", "Watch")
+    hold = pay(alice, *accounts, "1.01", hold=True)
+    assert (hold["status"], hold["review"]) == ("held", None)
+    with app.app_context(), unit_of_work() as session:
+        last = session.execute(text("SELECT max(position) FROM events")).scalar_one()
+        outcomes.take(session, last - 1, last)
+    rows = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={hold['id']}&action=transaction.flagged").json["data"]
+    assert [row["details"]["checks"] for row in rows] == [[[rule["id"], 1, "flagged", None]]]
+
+
 def test_what_is_to_be_reviewed_is_held_until_another_admin_approves(alice, bob, admin, accounts, held, balances, explain, pay):
     ours, theirs = accounts
     assert (held["status"], held["review"], held["held_amount"], held["completed_at"]) == ("held", "open", "600.00", None)

@@ -11,7 +11,7 @@ from bank.events.types import TransactionSubmitted
 from bank.ledger.decide import Command
 from bank.ledger.store import States
 from bank.limits import cel
-from bank.limits.checks import Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
+from bank.limits.checks import Condition, Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
 
 # All rules that are enabled, in the order in which they were made; and for what there are limits, roles, users or accounts.
 _RULES = "SELECT id::text, version, effect, expression FROM rules WHERE enabled ORDER BY id"
@@ -163,7 +163,13 @@ def _applicable(
 
 def _rule(row: Sequence[Any]) -> Rule:
     rule_id, version, effect, expression = row
-    return Rule(rule_id, version, Effect(effect), cel.parse(expression))
+    condition: Condition
+    try:
+        condition = cel.parse(expression)
+    except cel.InvalidExpression as error:
+        # An error here would stop every lane. It comes to no answer, as others do, and is taken to be true.
+        condition = cel.Unreadable(str(error))
+    return Rule(rule_id, version, Effect(effect), condition)
 
 
 def _limit(row: Sequence[Any]) -> Limit:

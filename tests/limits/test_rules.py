@@ -86,6 +86,17 @@ def test_a_rule_that_comes_to_no_answer_is_taken_to_be_true_and_only_staff_read_
     assert [rules_of(explain(who, stopped))[0].get("error") for who in (alice, auditor)] == [None, "KeyError: 'order'"]
 
 
+def test_a_rule_that_this_version_cannot_read_stops_what_it_is_asked_about_and_no_lane(
+    app, alice, auditor, accounts, set_rule, pay, explain
+):
+    rule = set_rule("transaction.amount > 100", "deny")
+    with app.app_context(), unit_of_work() as session:
+        session.execute(text("UPDATE rules SET expression = 'transaction.mount > 100' WHERE id = CAST(:id AS uuid)"), {"id": rule["id"]})
+    denied = pay(alice, *accounts, "1.00")
+    assert failures(denied) == ["rule_denied"]
+    assert "no `mount`" in rules_of(explain(auditor, denied))[0]["error"]
+
+
 def test_a_limit_comes_before_a_rule_and_funds_before_both(alice, accounts, set_limit, set_rule, pay):
     set_rule("true", "deny")
     assert failures(pay(alice, *accounts, "5000.00"), pay(alice, *accounts, "10.00")) == ["insufficient_funds", "rule_denied"]

@@ -239,9 +239,9 @@ _OPEN_HOLDS = """
 """
 
 
-def policy(connection: Connection, found: Applicable, states: States) -> Policy:
+def policy(connection: Connection, found: Applicable, states: States, *, keep: bool = True) -> Policy:
     """What applies, with what was used: the states must hold the accounts that count together too, locked until the decision is
-    written. For a decision that is not written nothing needs to be locked."""
+    written. For a decision that is not written nothing needs to be locked, and nothing that was added up is to be kept."""
     used: defaultdict[str, dict[str, Used]] = defaultdict(dict)
     asked = []
     for account, window in sorted(_windows(found)):
@@ -256,7 +256,7 @@ def policy(connection: Connection, found: Applicable, states: States) -> Policy:
             "accounts": _array(account for account, _ in asked),
             "versions": _array(str(states.accounts[account].version) for account, _ in asked),
             "spans": _array(window for _, window in asked),
-            "many": _MANY,
+            "many": _MANY if keep else None,
         }
         for account, span, amount, count in connection.exec_driver_sql(_USED, parameters).fetchall():
             used[account][span] = Used(amount, count)

@@ -13,6 +13,7 @@ from bank.ledger.decide import AccountState
 from bank.ledger.store import States
 from bank.limits import store
 from bank.limits.checks import Limit, LimitKind, Scope, Window
+from tests.conftest import open_transaction
 from tests.limits.test_limits import failures, limits_of
 
 # A window, what lies just in it, and by how much more it moves past that.
@@ -95,6 +96,19 @@ def test_what_is_kept_of_a_busy_account_is_always_the_plain_sum(
             assert session.execute(text("SELECT count(*) FROM usages WHERE account_id = CAST(:id AS uuid)"), {"id": ours}).scalar_one() == 4
         assert failures(*made) == [None, None]
         move_back(ours, back)
+
+
+@pytest.mark.usefixtures("few")
+def test_who_asks_what_would_be_waits_for_no_drain(alice, accounts, set_limit, pay, app):
+    ours, theirs = accounts
+    set_limit(account_id=ours, kind="sum", window="day", amount="100.00")
+    pay(alice, ours, theirs, "1.00")
+    pay(alice, ours, theirs, "1.00")
+    body = {"from_account_id": ours, "to_account_id": theirs, "amount": "1.00", "currency": "USD"}
+    with app.app_context(), open_transaction() as drain:
+        assert drain.execute(text("SELECT FROM usages WHERE account_id = CAST(:id AS uuid) FOR UPDATE"), {"id": ours}).all()
+        answer = alice.post("/transactions/transfer?dry_run=true", body)
+    assert (answer.status_code, limits_of(answer.json)[0]["used"]) == (200, "2.00")
 
 
 def test_few_payments_are_added_up_each_time_and_many_are_kept(alice, accounts, set_limit, pay, app, post_all: Callable[[], None]) -> None:

@@ -18,14 +18,14 @@ _RECORD = text(
     SELECT 'transaction', stream_id,
            CASE type WHEN 'TransactionFailed' THEN 'transaction.failed' WHEN 'HoldExpired' THEN 'transaction.hold_expired'
                      WHEN 'TransactionRolledBack' THEN 'transaction.rolled_back'
-                     WHEN 'TransactionHeld' THEN 'transaction.under_review' ELSE 'transaction.flagged' END,
+                     ELSE CASE data ->> 'review' WHEN 'true' THEN 'transaction.under_review' ELSE 'transaction.flagged' END END,
            data, request_id, recorded_at
       FROM events
      WHERE position > :after AND position <= :reached
        AND (type IN ('TransactionFailed', 'TransactionRolledBack', 'HoldExpired')
             -- Only what limits or rules were asked about is in this version.
             OR (type = 'TransactionHeld' AND schema = 2 AND (data ->> 'review')::boolean)
-            OR (type = 'TransactionCompleted' AND schema = 2 AND data ->> 'checks' LIKE '%"flagged"%'))
+            OR (type IN ('TransactionCompleted', 'TransactionHeld') AND schema = 2 AND data ->> 'checks' LIKE '%"flagged"%'))
      ORDER BY position
     """
 )

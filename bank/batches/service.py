@@ -127,7 +127,7 @@ def preview(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: O
             connection, {command.transaction_id: event for command, event in zip(commands, events, strict=True)}
         )
         states = load_states(connection, commands, also=applicable.accounts if applicable else (), lock=False)
-        policy = limits.policy(connection, applicable, states) if applicable else None
+        policy = limits.policy(connection, applicable, states, keep=False) if applicable else None
         # Accounts that would be opened were opened in this unit of work; it ends without them.
         session.rollback()
     outcomes = (decide_together if mode is BatchMode.ATOMIC else decide)(commands, states.accounts, states.originals, policy)

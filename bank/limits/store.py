@@ -11,7 +11,7 @@ from bank.events.types import TransactionSubmitted
 from bank.ledger.decide import Command
 from bank.ledger.store import States
 from bank.limits import cel
-from bank.limits.checks import Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
+from bank.limits.checks import Condition, Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
 
 # All rules that are enabled, in the order in which they were made; and for what there are limits, roles, users or accounts.
 _RULES = "SELECT id::text, version, effect, expression FROM rules WHERE enabled ORDER BY id"
@@ -20,11 +20,13 @@ _ANY_LIMIT = """
            EXISTS (SELECT FROM limits WHERE account_id IS NOT NULL)
 """
 
-# Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more.
+# Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more. Nor is what names another
+# currency than its account holds: the ledger refuses it, and by its currency the account's own limits would not be found.
 _PAYMENTS = """
     SELECT t.id::text, t.from_account_id::text, t.currency, t.type, t.to_user_id::text, t.description, t.reference, t.metadata,
            u.id::text, u.username, u.role, u.created_at
       FROM transactions t JOIN users u ON u.id = t.from_user_id
+      JOIN balances b ON b.account_id = t.from_account_id AND b.currency = t.currency
      WHERE t.id = ANY(%s::uuid[]) AND t.actor_id IS NOT NULL AND t.reverses_id IS NULL AND t.captures_id IS NULL AND t.voids_id IS NULL
 """
 
@@ -43,7 +45,10 @@ _TOGETHER = """
 """
 
 
-_PAYERS = "SELECT id::text, username, role, created_at FROM users WHERE id = ANY(%s::uuid[])"
+_PAYERS = """
+    SELECT b.account_id::text, b.currency, u.id::text, u.username, u.role, u.created_at
+      FROM balances b JOIN users u ON u.id = b.user_id WHERE b.account_id = ANY(%s::uuid[])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,10 @@ class Applicable:
     def accounts(self) -> set[str]:
         """The accounts whose states and locks are needed beside those of the commands."""
         return {each for accounts in self.together.values() for each in accounts}
+
+
+class AccountsOpened(RuntimeError):
+    """While the locks were waited for, a user opened an account whose payments count together with those that are to be decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +98,29 @@ def applicable_to(connection: Connection, events: Mapping[str, TransactionSubmit
     if not (rules or scopes):
         return None
     asked = {key: event for key, event in events.items() if not (event.reverses_id or event.captures_id or event.voids_id)}
-    users = {event.from_user_id for event in asked.values() if event.from_user_id is not None}
-    payers = {row[0]: Payer(*row) for row in connection.exec_driver_sql(_PAYERS, (_array(users),))}
+    accounts = {event.from_account_id for event in asked.values() if event.from_account_id is not None}
+    payers = {(row[0], row[1]): Payer(*row[2:]) for row in connection.exec_driver_sql(_PAYERS, (_array(accounts),))}
     payments, paying = {}, {}
     for key, event in asked.items():
-        if event.from_user_id is not None and event.from_account_id is not None:
-            payer = payers[event.from_user_id]
+        account_id = event.from_account_id
+        if account_id is not None and (payer := payers.get((account_id, event.currency))):
             payments[key] = Payment(event.type, payer, event.to_user_id, event.description, event.reference, event.metadata)
-            paying[event.from_account_id] = _Paying(event.from_account_id, payer, event.currency)
+            paying[account_id] = _Paying(account_id, payer, event.currency)
     return _applicable(connection, payments, rules, scopes, list(paying.values()))
+
+
+_OPENED = """
+    SELECT EXISTS (SELECT FROM balances own JOIN balances b ON b.user_id = own.user_id AND b.currency = own.currency
+                    WHERE own.account_id = ANY(%s::uuid[]) AND b.account_id <> ALL(%s::uuid[]))
+"""
+
+
+def check_locked(connection: Connection, found: Applicable) -> None:
+    """Raise AccountsOpened where there are more accounts that count together than `found` knows of, which must all be locked: one that
+    was opened, and paid from, before that. Who pays from one that is opened from now on waits for these locks."""
+    parameters = (_array(found.together), _array(found.accounts))
+    if found.together and connection.exec_driver_sql(_OPENED, parameters).scalar_one():
+        raise AccountsOpened("An account that counts together with others was opened before these were locked.")
 
 
 def _in_force(connection: Connection) -> tuple[list[Rule], set[Scope]]:
@@ -140,7 +163,13 @@ def _applicable(
 
 def _rule(row: Sequence[Any]) -> Rule:
     rule_id, version, effect, expression = row
-    return Rule(rule_id, version, Effect(effect), cel.parse(expression))
+    condition: Condition
+    try:
+        condition = cel.parse(expression)
+    except cel.InvalidExpression as error:
+        # An error here would stop every lane. It comes to no answer, as others do, and is taken to be true.
+        condition = cel.Unreadable(str(error))
+    return Rule(rule_id, version, Effect(effect), condition)
 
 
 def _limit(row: Sequence[Any]) -> Limit:
@@ -163,6 +192,8 @@ def _limit(row: Sequence[Any]) -> Limit:
 # An account's entries are in the order of their times, so a window is a span of versions. What was added up before is moved on by
 # what has left the window since and what has come into it; where nothing was, the whole window is added up. Each entry is
 # looked at twice in its life, then, however many there are and however often it is asked; of few entries nothing is written.
+# A month may begin earlier than it did when it was asked before (March 30th and 31st both have the end of February a month before
+# them), or the clock be set back: where what had left the window is in it again, it is added up anew.
 _USED = """
 WITH asked AS (
     SELECT a.account_id, a.version, a.span, %(now)s::timestamptz - w.width AS since
@@ -178,7 +209,9 @@ WITH asked AS (
                 ELSE COALESCE((SELECT e.version - 1 FROM entries e
                                 WHERE e.account_id = a.account_id AND e.version > u.first_version AND e.posted_at > a.since
                                 ORDER BY e.version LIMIT 1), a.version) END AS begin
-      FROM asked a LEFT JOIN usages u ON u.account_id = a.account_id AND u.span = a.span
+      FROM asked a
+      LEFT JOIN usages u ON u.account_id = a.account_id AND u.span = a.span AND NOT EXISTS (
+          SELECT FROM entries e WHERE e.account_id = u.account_id AND e.version = u.first_version AND e.posted_at > a.since)
 ), moved AS MATERIALIZED (
     SELECT b.account_id, b.span, b.begin, b.version, b.amount + COALESCE(m.amount, 0)::bigint AS amount,
            b.count + COALESCE(m.count, 0)::int AS count, m.seen
@@ -206,9 +239,9 @@ _OPEN_HOLDS = """
 """
 
 
-def policy(connection: Connection, found: Applicable, states: States) -> Policy:
+def policy(connection: Connection, found: Applicable, states: States, *, keep: bool = True) -> Policy:
     """What applies, with what was used: the states must hold the accounts that count together too, locked until the decision is
-    written. For a decision that is not written nothing needs to be locked."""
+    written. For a decision that is not written nothing needs to be locked, and nothing that was added up is to be kept."""
     used: defaultdict[str, dict[str, Used]] = defaultdict(dict)
     asked = []
     for account, window in sorted(_windows(found)):
@@ -223,7 +256,7 @@ def policy(connection: Connection, found: Applicable, states: States) -> Policy:
             "accounts": _array(account for account, _ in asked),
             "versions": _array(str(states.accounts[account].version) for account, _ in asked),
             "spans": _array(window for _, window in asked),
-            "many": _MANY,
+            "many": _MANY if keep else None,
         }
         for account, span, amount, count in connection.exec_driver_sql(_USED, parameters).fetchall():
             used[account][span] = Used(amount, count)

@@ -36,8 +36,9 @@ _GATHER_SECONDS = 0.02
 
 
 # An atomic batch cannot be taken in smaller parts when it takes long, as one of backdated entries on a busy machine may; if it were given
-# up each time, nothing behind it in its lane would ever be posted.
-_ATOMIC_PATIENCE = "SET LOCAL statement_timeout = '60s'"
+# up each time, nothing behind it in its lane would ever be posted. The decision is no statement: while ten thousand payments are asked
+# about dozens of rules, the connection idles.
+_ATOMIC_PATIENCE = "SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 
 class Processor:
@@ -195,7 +196,19 @@ class _Written:
     took_seconds: float
 
 
-def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | None], list[Outcome]]) -> _Written | None:
+_Decision = Callable[[Claim, States, Policy | None], list[Outcome]]
+
+
+def _write(lane: int, limit: int, decision: _Decision) -> _Written | None:
+    while True:
+        try:
+            return _write_once(lane, limit, decision)
+        except limits.AccountsOpened:
+            # Its locks are gone, so that all can be taken in their order. Who comes again must have opened one more account.
+            log.info("accounts_opened_meanwhile", lane=lane)
+
+
+def _write_once(lane: int, limit: int, decision: _Decision) -> _Written | None:
     started = time.monotonic()
     with unit_of_work() as session:
         connection = session.connection()
@@ -209,7 +222,11 @@ def _write(lane: int, limit: int, decision: Callable[[Claim, States, Policy | No
         commands = [pending.command for pending in claimed.pending]
         applicable = limits.applicable(connection, commands)
         states = store.load_states(connection, commands, also=applicable.accounts if applicable else ())
-        outcomes = decision(claimed, states, limits.policy(connection, applicable, states) if applicable else None)
+        policy = None
+        if applicable:
+            limits.check_locked(connection, applicable)
+            policy = limits.policy(connection, applicable, states)
+        outcomes = decision(claimed, states, policy)
         store.write(connection, claimed, states, outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
     return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)

@@ -122,6 +122,8 @@ def _swap(connection: Connection) -> None:
     connection.exec_driver_sql(_RUNS_THAT_ARE_OVER)
     for statement in _USERS:
         connection.exec_driver_sql(statement)
+    # What was added up for limits was of the entries that go.
+    connection.exec_driver_sql("DELETE FROM usages")
     # Those of the old tables too, and here, where the tables they point at are locked: dropping the tables then disturbs nobody.
     for table, name, definition in (*had.foreign, *had.constraints):
         if definition.startswith("FOREIGN KEY"):

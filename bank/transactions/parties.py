@@ -241,7 +241,7 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
         if original.rate is None:
             return Found(source, target, amount, original.currency, reverses_id=transaction_id)
         sold = fx.Exchanged(original.amount, original.currency, original.to_amount, original.to_currency, original.rate)
-        taken, agreed = fx.take_back(sold, amount, *_moved_back(directory.session, transaction_id))
+        taken, agreed = fx.take_back(sold, amount, *_moved_back(directory.session, transaction_id, original.amount - amount))
         return Found(source, target, taken, original.to_currency, reverses_id=transaction_id, agreed=agreed)
 
     return Intent(TransactionType.ROLLBACK, "rollback", find, description=body["reason"])
@@ -251,14 +251,19 @@ def rollback(caller: Principal, transaction_id: str, body: Mapping[str, Any]) ->
 _LOCK_ORIGINAL = text("SELECT FROM transactions WHERE id = CAST(:id AS uuid) FOR NO KEY UPDATE")
 _MOVED_BACK = text(
     """SELECT CAST(COALESCE(sum(to_amount), 0) AS bigint), CAST(COALESCE(sum(amount), 0) AS bigint)
-         FROM transactions WHERE reverses_id = CAST(:id AS uuid) AND status <> 'failed'"""
+         FROM transactions WHERE reverses_id = CAST(:id AS uuid) AND status = ANY(:statuses)"""
 )
 
 
-def _moved_back(session: Session, transaction_id: str) -> tuple[int, int]:
-    """How much of an exchange rollbacks have moved back or are about to: what was given back, and what was taken for it."""
+def _moved_back(session: Session, transaction_id: str, most: int) -> tuple[int, int]:
+    """How much of an exchange rollbacks have moved back or are about to: what was given back, and what was taken for it.
+
+    Where that is more than `most`, the one that is asked for can be posted only if those fail that still wait: they are not counted.
+    """
     session.execute(_LOCK_ORIGINAL, {"id": transaction_id})
-    given, taken = session.execute(_MOVED_BACK, {"id": transaction_id}).one()
+    given, taken = session.execute(_MOVED_BACK, {"id": transaction_id, "statuses": ["pending", "completed"]}).one()
+    if given > most:
+        given, taken = session.execute(_MOVED_BACK, {"id": transaction_id, "statuses": ["completed"]}).one()
     return given, taken
 
 

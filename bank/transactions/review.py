@@ -16,7 +16,7 @@ from bank.ledger.decide import Command, FailureCode, Outcome, Refusal, decide
 from bank.ledger.store import States
 from bank.ledger.system import outside_account_id
 from bank.transactions import store
-from bank.transactions.service import Answer, fingerprint_of, replay
+from bank.transactions.service import Answer, Asked, fingerprint_of, once, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,12 @@ def end(transaction_id: str, ended: Ended, origin: Origin) -> Answer:
 
     Limits and rules are not asked again: that an admin decides is their answer. Answers with the transaction, as it would be for a dry
     run. Raises NotFound, SamePerson, NotUnderReview, NotApprovable where the ledger would refuse it now, as with a frozen account,
-    and IdempotencyKeyReused.
+    IdempotencyKeyReused and IdempotencyInProgress.
     """
+    return once(Asked(ended.key, 0), lambda: _try_to_end(transaction_id, ended, origin))
+
+
+def _try_to_end(transaction_id: str, ended: Ended, origin: Origin) -> Answer:
     fingerprint = fingerprint_of({**ended.body, "transaction_id": transaction_id})
     with unit_of_work() as session:
         connection = session.connection()

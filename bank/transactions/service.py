@@ -307,7 +307,7 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         connection, command = session.connection(), command_of(event, now)
         applicable = limits.applicable_to(connection, {command.transaction_id: event})
         states = load_states(connection, [command], also=applicable.accounts if applicable else (), lock=False)
-        policy = limits.policy(connection, applicable, states) if applicable else None
+        policy = limits.policy(connection, applicable, states, keep=False) if applicable else None
         # Parties that would be opened on the way were opened in this unit of work; it ends without them.
         session.rollback()
     balance, version = states.accounts[command.from_account_id].amount, states.accounts[command.from_account_id].version

@@ -45,7 +45,8 @@ def test_a_refusal_and_a_rollback_are_recorded_once_with_their_request_and_time(
 
     row, asked = found(auditor, refused)
     assert (row["action"], asked["action"]) == ("transaction.failed", "transaction.transfer")
-    assert (row["details"], row["actor_id"], row["request_id"]) == ({"failure_code": "insufficient_funds"}, None, "too-much")
+    told = {"failure_code": "insufficient_funds", "checks": [["funds", None, "denied", 1000]]}
+    assert (row["details"], row["actor_id"], row["request_id"]) == (told, None, "too-much")
     assert row["created_at"] == alice.get(f"/transactions/{refused}").json["completed_at"]
 
     row, _ = found(auditor, moved)

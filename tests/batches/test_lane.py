@@ -1,6 +1,7 @@
 """The lane of the batches: an atomic one is claimed whole, whatever lies between its transactions."""
 
 import threading
+import time
 
 import pytest
 from sqlalchemy import text
@@ -8,8 +9,9 @@ from sqlalchemy import text
 from bank.db import reader, unit_of_work
 from bank.events.types import Origin, TransactionSubmitted
 from bank.ledger import store as ledger
-from bank.ledger.decide import decide
+from bank.ledger.decide import decide, decide_together
 from bank.ledger.system import BATCH_LANE
+from bank.processing import processor
 from bank.processing.processor import Processor, drain_once
 from bank.processing.queue import BATCH_QUEUE, QUEUE, bells, queue, redis
 from bank.transactions.many import submit_many
@@ -133,6 +135,24 @@ def test_an_atomic_one_that_takes_longer_than_a_statement_may_holds_up_nothing_b
     assert read(alice, accepted)["status"] == "completed"
 
 
+def test_an_atomic_one_that_is_decided_for_longer_than_a_connection_may_idle_holds_up_nothing_behind_it(
+    alice, bob, funded, post_all, monkeypatch
+):
+    mine, bobs = funded(alice), funded(bob, None)
+    post_all()
+    accepted = submit(alice, "atomic", [transfer(mine, bobs, "1.00")] * 2)
+
+    def slowly(*arguments):
+        time.sleep(1)
+        return decide_together(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "_LOCK_LANE", "SET LOCAL idle_in_transaction_session_timeout = '500ms';" + ledger._LOCK_LANE)
+        patched.setattr(processor, "decide_together", slowly)
+        assert drain_once(BATCH_LANE) == 2
+    assert read(alice, accepted)["status"] == "completed"
+
+
 def test_its_bell_goes_to_a_queue_of_its_own():
     redis().flushdb()
     assert bells.ring(BATCH_LANE) and bells.ring(0)
@@ -147,13 +167,13 @@ def test_whoever_drains_it_leaves_the_other_lanes_to_theirs(app, alice, funded):
     single = alice.post("/transactions/debit", {"account_id": mine, "amount": "1.00", "currency": "USD"}).json["id"]
     item = {"type": "debit", "account_id": mine, "amount": "1.00", "currency": "USD"}
     batches = [submit(alice, mode, [item]) for mode in ("atomic", "independent", "atomic")]
-    processor = Processor(app, 2)
+    worker = Processor(app, 2)
     done = []
     # In a thread of its own, as a worker's job: no context of ours is there.
-    thread = threading.Thread(target=lambda: done.append(processor.drain(BATCH_LANE)))
+    thread = threading.Thread(target=lambda: done.append(worker.drain(BATCH_LANE)))
     thread.start()
     thread.join()
-    processor.close()
+    worker.close()
     # All of them by one bell: a claim that is not full tells nothing here.
     assert done == [3]
     assert [read(alice, each)["status"] for each in batches] == ["completed"] * 3

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from bank.db import reader
-from bank.ledger.system import BATCH_LANE, position_account_id
+from bank.ledger.system import BATCH_LANE, lane_of, position_account_id
 from bank.money import exchanged, exponent
+from bank.processing import processor
 from tests.conftest import Person
 
 NOBODY = "019b2f6e-8a00-7000-8000-000000000001"
@@ -211,6 +212,27 @@ def test_parts_that_are_asked_for_at_once_add_up_too(app, bob, teller, publish, 
             assert [future.result() for future in [threads.submit(ask) for _ in range(3)]] == [202] * 3
         post_all()
         assert balances(bob) == {"JPY": "0"}
+
+
+def test_the_whole_goes_back_where_a_part_that_was_asked_for_before_fails(app, bob, admin, teller, publish, exchange, post_all):
+    # A dollar is half a yen: of five yen three dollars are 1.5, so two, and thirteen would be 6.5, so six, which is four more.
+    publish("JPY", "0.628141")
+    made = exchange("10.00", "USD", "JPY")
+    assert made["to_amount"] == "5"
+    part, whole = (
+        teller.post(f"/transactions/{made['id']}/rollback", {"amount": amount, "reason": "In parts"}).json["id"]
+        for amount in ("3.00", "10.00")
+    )
+    account = f"/accounts/{made['to_account_id']}"
+    assert admin.patch(account, {"status": "frozen"}).status_code == 200
+    with app.app_context():
+        processor._write(lane_of(made["to_account_id"], app.config["BANK"].lanes), 1, processor._decide)
+    assert admin.patch(account, {"status": "active"}).status_code == 200
+    post_all()
+    assert teller.get(f"/transactions/{part}").json["failure_code"] == "account_frozen"
+    back = teller.get(f"/transactions/{whole}").json
+    assert (back["status"], back["to_amount"], back["amount"]) == ("completed", "10.00", "5")
+    assert balances(bob) == {"JPY": "0"}
 
 
 @pytest.mark.parametrize(("amount", "code"), [("100.01", "amount_exceeds_original"), ("9999999999999999.99", "amount_exceeds_original")])

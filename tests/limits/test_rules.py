@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from bank.audit import outcomes
 from bank.db import reader, unit_of_work
 from bank.processing.expiry import expire_holds
 from bank.processing.queue import bells
+from bank.transactions import review
 from bank.users.models import Role
 from tests.conftest import Person
 from tests.contract.problems import check_problem
@@ -85,6 +86,17 @@ def test_a_rule_that_comes_to_no_answer_is_taken_to_be_true_and_only_staff_read_
     assert [rules_of(explain(who, stopped))[0].get("error") for who in (alice, auditor)] == [None, "KeyError: 'order'"]
 
 
+def test_a_rule_that_this_version_cannot_read_stops_what_it_is_asked_about_and_no_lane(
+    app, alice, auditor, accounts, set_rule, pay, explain
+):
+    rule = set_rule("transaction.amount > 100", "deny")
+    with app.app_context(), unit_of_work() as session:
+        session.execute(text("UPDATE rules SET expression = 'transaction.mount > 100' WHERE id = CAST(:id AS uuid)"), {"id": rule["id"]})
+    denied = pay(alice, *accounts, "1.00")
+    assert failures(denied) == ["rule_denied"]
+    assert "no `mount`" in rules_of(explain(auditor, denied))[0]["error"]
+
+
 def test_a_limit_comes_before_a_rule_and_funds_before_both(alice, accounts, set_limit, set_rule, pay):
     set_rule("true", "deny")
     assert failures(pay(alice, *accounts, "5000.00"), pay(alice, *accounts, "10.00")) == ["insufficient_funds", "rule_denied"]
@@ -109,6 +121,17 @@ def test_what_a_rule_flags_goes_through_and_is_in_the_audit_log(app, alice, audi
     rows = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={flagged['id']}&action=transaction.flagged").json["data"]
     assert [row["details"]["checks"] for row in rows] == [[[rule["id"], 1, "flagged", None]]]
     assert not auditor.get(f"/audit-logs?entity_type=transaction&entity_id={plain['id']}&action=transaction.flagged").json["data"]
+
+
+def test_a_hold_that_a_rule_flags_is_in_the_audit_log_too(app, alice, auditor, accounts, set_rule, pay):
+    rule = set_rule("transaction.amount > 100", "flag", "Watch")
+    hold = pay(alice, *accounts, "1.01", hold=True)
+    assert (hold["status"], hold["review"]) == ("held", None)
+    with app.app_context(), unit_of_work() as session:
+        last = session.execute(text("SELECT max(position) FROM events")).scalar_one()
+        outcomes.take(session, last - 1, last)
+    rows = auditor.get(f"/audit-logs?entity_type=transaction&entity_id={hold['id']}&action=transaction.flagged").json["data"]
+    assert [row["details"]["checks"] for row in rows] == [[[rule["id"], 1, "flagged", None]]]
 
 
 def test_what_is_to_be_reviewed_is_held_until_another_admin_approves(alice, bob, admin, accounts, held, balances, explain, pay):
@@ -174,6 +197,27 @@ def test_the_same_key_gives_the_first_answer_again_and_a_dry_run_ends_nothing(al
     assert admin.post(path, {"reason": "another"}, **key).json["code"] == "idempotency_key_reused"
     refused(person("other", Role.ADMIN).post(path, {}, **key), 409, "not_under_review")
     assert balances(accounts[0]) == (40_000, 0)
+
+
+def test_one_key_for_two_payments_at_once_ends_one_of_them(alice, bob, admin, funded, set_rule, pay, monkeypatch):
+    set_rule(LARGE, "review")
+    # They have no account in common, so neither waits for the other's locks.
+    both = [pay(alice, funded(alice, "1000.00"), funded(bob, None), "600.00") for _ in range(2)]
+    at_once, end = Barrier(2), review._end
+
+    def together(*arguments: Any) -> None:
+        at_once.wait(timeout=20)
+        end(*arguments)
+
+    monkeypatch.setattr(review, "_end", together)
+
+    def approve(held: dict[str, Any]) -> TestResponse:
+        return admin.post(f"/transactions/{held['id']}/approve", {}, headers={"Idempotency-Key": "a-2"})
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(pool.map(approve, both), key=lambda answer: answer.status_code)
+    assert answers[0].status_code == 200
+    assert (answers[1].status_code, answers[1].json["code"]) == (422, "idempotency_key_reused")
 
 
 def test_a_receipt_keeps_closed_what_the_payer_had_used(alice, bob, auditor, accounts, set_limit, pay, app):

@@ -1,6 +1,7 @@
 """Windows end now and move with it, whatever was added up before."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ from flask import Flask
 from sqlalchemy import text
 
 from bank.db import reader, unit_of_work
+from bank.ledger.decide import AccountState
+from bank.ledger.store import States
 from bank.limits import store
-from bank.limits.checks import Window
+from bank.limits.checks import Limit, LimitKind, Scope, Window
+from tests.conftest import open_transaction
 from tests.limits.test_limits import failures, limits_of
 
 # A window, what lies just in it, and by how much more it moves past that.
@@ -94,6 +98,19 @@ def test_what_is_kept_of_a_busy_account_is_always_the_plain_sum(
         move_back(ours, back)
 
 
+@pytest.mark.usefixtures("few")
+def test_who_asks_what_would_be_waits_for_no_drain(alice, accounts, set_limit, pay, app):
+    ours, theirs = accounts
+    set_limit(account_id=ours, kind="sum", window="day", amount="100.00")
+    pay(alice, ours, theirs, "1.00")
+    pay(alice, ours, theirs, "1.00")
+    body = {"from_account_id": ours, "to_account_id": theirs, "amount": "1.00", "currency": "USD"}
+    with app.app_context(), open_transaction() as drain:
+        assert drain.execute(text("SELECT FROM usages WHERE account_id = CAST(:id AS uuid) FOR UPDATE"), {"id": ours}).all()
+        answer = alice.post("/transactions/transfer?dry_run=true", body)
+    assert (answer.status_code, limits_of(answer.json)[0]["used"]) == (200, "2.00")
+
+
 def test_few_payments_are_added_up_each_time_and_many_are_kept(alice, accounts, set_limit, pay, app, post_all: Callable[[], None]) -> None:
     ours, theirs = accounts
     set_limit(account_id=ours, kind="count", window="day", count=100)
@@ -111,3 +128,21 @@ def test_few_payments_are_added_up_each_time_and_many_are_kept(alice, accounts, 
     assert usage() == [(100, 99)]
     assert failures(pay(alice, ours, theirs, "0.01")) == ["limit_exceeded"]
     assert usage() == [(100, 99)]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_month_that_begins_earlier_than_it_did_takes_back_what_had_left_it(alice, accounts, pay, move_back, app):
+    ours, theirs = accounts
+    paid = pay(alice, ours, theirs, "1.00")
+    early = datetime.fromisoformat(paid["completed_at"]) - datetime(2026, 2, 28, 12, tzinfo=UTC)
+    move_back(ours, f"{early.total_seconds()} seconds")
+    limit = Limit("", 1, Scope.ACCOUNT, LimitKind.SUM, amount=1, window=Window.MONTH.value)
+    found = store.Applicable({}, (), {ours: [limit]}, {})
+    used = []
+    # A month before each of them is the last day of February: in the morning, in the evening, and in the morning again.
+    for day, hour in ((28, 9), (30, 23), (31, 9)):
+        state = AccountState(ours, "USD", "active", 0, amount=99_900, held=0, version=2)
+        states = States({ours: state}, {}, datetime(2026, 3, day, hour, tzinfo=UTC))
+        with app.app_context(), unit_of_work() as session:
+            used.append(store.policy(session.connection(), found, states).used[ours]["month"].amount)
+    assert used == [100, 0, 100]

@@ -96,7 +96,10 @@ def preview(intent: Intent, timing: Timing, policy: Policy, name: str | None, or
 
 
 def _wanted(session: Session, intent: Intent, timing: Timing, policy: Policy, name: str | None, origin: Origin) -> Wanted:
-    return Wanted(intent.find(OneByOne(session, origin)), timing, policy, name, intent.description, intent.reference, intent.metadata)
+    parties = intent.find(OneByOne(session, origin))
+    if parties.source is not None and parties.source == parties.target:
+        raise Unprocessable.at("/transfer/to_account_id", "Is the account that pays.")
+    return Wanted(parties, timing, policy, name, intent.description, intent.reference, intent.metadata)
 
 
 def create_many(session: Session, wanted: Sequence[Wanted], now: datetime, origin: Origin) -> list[str]:

@@ -325,7 +325,7 @@ UPDATE schedules s
    SET version = n.version, next_run_at = n.next_run_at, updated_at = now(),
        status = CASE WHEN s.status = 'active' AND n.next_run_at IS NULL THEN 'finished' ELSE s.status END
   FROM unnest(%(schedules)s::uuid[], %(last_versions)s::int[], %(next_runs)s::timestamptz[]) AS n (id, version, next_run_at)
- WHERE s.id = n.id
+ WHERE s.id = n.id AND s.version < n.version
 """
 
 

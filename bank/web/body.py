@@ -40,13 +40,16 @@ def json_response(body: Any, status: int = 200) -> Response:
 
 
 class StrictRequest(Request):
-    """A request whose JSON must be JSON and say so."""
+    """A request whose body must be whole, and whose JSON must be JSON and say so."""
 
     def get_data(self, *args: Any, **kwargs: Any) -> Any:
         data = super().get_data(*args, **kwargs)
         # A chunked body names no length; werkzeug cuts it at the limit and says nothing.
         if self.content_length is None and self.max_content_length is not None and len(data) >= self.max_content_length:
             raise RequestEntityTooLarge
+        # A line of CSV, or an amount, may end where the connection did.
+        if self.content_length is not None and len(data) < self.content_length:
+            raise MalformedRequest("The body ended before its Content-Length.")
         return data
 
     def on_json_loading_failed(self, e: ValueError | None) -> NoReturn:

@@ -123,11 +123,13 @@ def test_a_batch_waits_for_its_own_worker_and_singles_do_not_wait_for_it(bank: B
 
 def test_a_body_that_ends_before_its_length_is_refused(bank: Bank, client: Client, accounts: list[str]) -> None:
     data = json.dumps({"mode": "atomic", "transactions": around(accounts)[:100]}).encode()
-    head = f"POST /api/v1/transactions/batch HTTP/1.1\r\nHost: bank\r\nAuthorization: Bearer {client.token}\r\n"
+    head = "POST /api/v1/transactions/batch{} HTTP/1.1\r\nHost: bank\r\n" + f"Authorization: Bearer {client.token}\r\n"
     before = query(bank.environ, "SELECT count(*) FROM transactions")
-    for kind in ("application/json", "text/csv"):
+    # Of records too that are whole, up to where the connection ended.
+    records = b"type,from_account_id,to_account_id,currency,amount\r\n" + f"transfer,{accounts[0]},{accounts[1]},USD,0.01\r\n".encode() * 9
+    for path, kind, sent in (("", "application/json", data[: len(data) // 2]), ("?mode=atomic", "text/csv", records)):
         with socket.create_connection(("127.0.0.1", bank.port)) as connection:
-            connection.sendall(f"{head}Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data[: len(data) // 2])
+            connection.sendall(f"{head.format(path)}Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + sent)
             connection.shutdown(socket.SHUT_WR)
             response = http.client.HTTPResponse(connection)
             response.begin()

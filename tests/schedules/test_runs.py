@@ -170,9 +170,18 @@ def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     run("2030-01-31T08:00:00Z")
     assert history(alice, schedule)[0]["status"] == "retrying"
     assert alice.request("DELETE", f"/schedules/{schedule['id']}").status_code == 204
+    deleted = alice.get(f"/schedules/{schedule['id']}").json
     run("2030-01-31T09:00:00Z")
     assert [(each["status"], each["attempts"]) for each in history(alice, schedule)] == [("failed", 1)]
-    assert alice.get(f"/schedules/{schedule['id']}").json["status"] == "deleted"
+    # That nothing was done is no change: no event would tell of it.
+    assert alice.get(f"/schedules/{schedule['id']}").json == deleted
+    assert deleted["status"] == "deleted"
+
+
+def test_an_account_is_not_paid_from_itself(alice, accounts):
+    for query in ("", "?dry_run=true"):
+        answer = alice.post(f"/schedules{query}", monthly(accounts[0]))
+        assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/transfer/to_account_id")
 
 
 def test_a_schedule_that_nobody_understands_any_more_keeps_no_other_from_running(app, alice, accounts, run):

@@ -166,7 +166,9 @@ def test_a_run_that_another_tick_tries_again_at_the_same_moment_is_tried_once(ap
 
 def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     funded(alice, None)
-    schedule = create(alice, monthly(funded(bob, None), retry={"attempts": 5, "delay_seconds": 60}))
+    body = monthly(funded(bob, None), retry={"attempts": 5, "delay_seconds": 60})
+    # The other one is tried again beside it.
+    schedule, _ = create(alice, body), create(alice, body)
     run("2030-01-31T08:00:00Z")
     assert history(alice, schedule)[0]["status"] == "retrying"
     assert alice.request("DELETE", f"/schedules/{schedule['id']}").status_code == 204

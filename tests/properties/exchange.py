@@ -34,6 +34,9 @@ def agreed(body: Mapping[str, Any], rates: Mapping[str, Decimal], decimals: Mapp
 
 def taken_back(of: Transaction, part: int, before: Sequence[Transaction]) -> dict[str, Any]:
     """What giving a part back takes: the share of all parts together, less what those `before` took, which may wait. Raises Refused."""
+    if sum(t.to_amount for t in before) + part > of.amount:
+        # It can only come to be if what waits fails.
+        before = [t for t in before if t.status == "completed"]
     given, taken = sum(t.to_amount for t in before) + part, sum(t.amount for t in before)
     share = of.to_amount if part > of.amount else round(Fraction(of.to_amount * given, of.amount)) - taken
     if share < 1:

@@ -190,7 +190,10 @@ class Model(Calendar):
         self.accounts[account] = replace(now, default=was.default and now.status != "closed")
 
     def schedule(self, caller: str, body: Body) -> Schedule:
-        self.schedules.append(Schedule(*self._sides(caller, body), body, body["times"], body["times"]))
+        source, target = self._sides(caller, body)
+        if source == target:
+            raise Refused(422, "validation_failed")
+        self.schedules.append(Schedule(source, target, body, body["times"], body["times"]))
         return self.schedules[-1]
 
     def reschedule(self, caller: str, number: int, status: str) -> None:

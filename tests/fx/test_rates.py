@@ -282,7 +282,7 @@ def test_quotes_that_nobody_used_are_forgotten_after_a_day(context, alice, publi
 
 def test_the_clock_lets_the_slow_worker_fetch_rates(config):
     # A database of its own, so that no other test finds the ticks.
-    connection = Redis.from_url(config.redis_url, db=9)
+    connection = Redis.from_url(config.redis_url.removesuffix("/0") + "/9")
     Clock(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1).enqueue_jobs()
     waiting = {name: Queue(name, connection=connection, serializer=JSONSerializer).job_ids for name in (QUEUE, SLOW_QUEUE)}
     assert waiting[SLOW_QUEUE] == ["tick-refresh_rates"]

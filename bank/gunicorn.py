@@ -42,9 +42,11 @@ loglevel = "info"
 def post_worker_init(worker: Any) -> None:
     """Let the streams that follow the log end when the worker is asked to stop, and not hold it up."""
     # Not above: the arbiter reads this file, and needs none of the application.
+    from bank.processes import spare_collector
     from bank.web import streaming
 
     streaming.ends_with(lambda: worker.alive)
+    spare_collector()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -9,7 +9,7 @@ object costs it several times what all its fields do, and fifty times what askin
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -78,6 +78,32 @@ class NotEvaluated(Exception):
     """A sound expression came to no answer: a key that is not there, a division by zero, a number out of range."""
 
 
+class Values:
+    """The values that expressions are asked about: each field that one of them reads must have been set.
+
+    For many payments in turn. What is as it was for the one before is not handed over again: taking over a text costs the library
+    as much as asking four rules.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Field, Any] = {}
+        # The library's own; None until there is something to hand over.
+        self._context: Any = None
+
+    def set(self, field: Field, value: Any) -> None:
+        """Let a field have this value."""
+        if field in self._known and self._known[field] == value:
+            return
+        if self._context is None:
+            self._context = _library().Context()
+        self._context.add_variable(_FLAT[field], value)
+        self._known[field] = value
+
+    def answer(self, execute: Callable[[Any], Any]) -> Any:
+        """What a program of the library comes to. Raises what that raises."""
+        return execute(self._context)
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A sound expression, and the fields that it reads."""
@@ -86,10 +112,10 @@ class Expression:
     fields: frozenset[Field]
     _execute: Callable[[Any], Any]
 
-    def holds(self, values: Any) -> bool:
-        """Whether it is true of these values (see `context`). Raises NotEvaluated."""
+    def holds(self, values: Values) -> bool:
+        """Whether it is true of these values. Raises NotEvaluated."""
         try:
-            answer = self._execute(values)
+            answer = values.answer(self._execute)
         except Exception as error:
             # The library has no error of its own: a missing key is a KeyError, a number out of range an OverflowError, and more.
             raise NotEvaluated(f"{type(error).__name__}: {error}") from error
@@ -105,14 +131,9 @@ class Unreadable:
     why: str
     fields: frozenset[Field] = frozenset()
 
-    def holds(self, values: Any) -> bool:
+    def holds(self, values: Values) -> bool:
         """Raises NotEvaluated."""
         raise NotEvaluated(self.why)
-
-
-def context(values: Mapping[Field, Any]) -> Any:
-    """The values of fields, for several expressions: those that one of them reads are enough."""
-    return _library().Context({_FLAT[each]: value for each, value in values.items()})
 
 
 @cache

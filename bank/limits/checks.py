@@ -3,7 +3,7 @@
 It is told what applies and what was used before, and keeps that up while commands are decided, so that each sees those before it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -78,11 +78,23 @@ class Limit:
         return self.window is not None and self.scope is not Scope.ACCOUNT
 
 
+Field = tuple[str, str]
+"""A variable of a condition and its field, as in `("transaction", "amount")`."""
+
+
+class Values(Protocol):
+    """Where conditions read the fields of one payment after the other, as in `bank.limits.cel`."""
+
+    def set(self, field: Field, value: Any) -> None:
+        """Let a field have this value."""
+        ...
+
+
 class Condition(Protocol):
     """What a rule says, as `bank.limits.cel` reads it."""
 
     @property
-    def fields(self) -> frozenset[tuple[str, str]]:
+    def fields(self) -> frozenset[Field]:
         """Which values it reads."""
         ...
 
@@ -113,7 +125,8 @@ class Payer:
 
 @dataclass(slots=True)
 class Payment:
-    """What is known of a payment beside its command. `to_user_id` None: the outside."""
+    """What is known of a payment beside its command. `to_user_id` None: the outside, or, as with what follows, that nothing which
+    applies asks for it."""
 
     type: str
     payer: Payer
@@ -121,6 +134,9 @@ class Payment:
     description: str | None = None
     reference: str | None = None
     metadata: Mapping[str, str] | None = None
+
+
+_Reader = Callable[[Command, Payment, AccountState, datetime], Any]
 
 
 @dataclass(slots=True)
@@ -139,8 +155,7 @@ class Policy:
     takes back, captures or lets go. `limits` are those that apply to an account, `together` the accounts whose payments count
     together with its own, itself included. `used` is what was posted from an account in each window that is asked for, and
     `open_holds` how many holds it has: what is held counts as used as long as it is, and what is captured from when it is. `now` is
-    when it is decided. `values` makes of the fields that are read what conditions are asked about; `unanswered` is the error of one
-    that comes to no answer.
+    when it is decided. `values` is where conditions read fields from; `unanswered` is the error of one that comes to no answer.
     """
 
     now: datetime
@@ -148,15 +163,15 @@ class Policy:
     limits: Mapping[str, Sequence[Limit]]
     together: Mapping[str, Sequence[str]]
     rules: Sequence[Rule]
-    values: Callable[[Mapping[tuple[str, str], Any]], Any]
+    values: Values
     unanswered: type[Exception]
     used: Mapping[str, Mapping[str, Used]] = field(default_factory=dict)
     open_holds: dict[str, int] = field(default_factory=dict)
     # The fields that any rule reads, and no others: handing them to the library is most of what a rule costs.
-    _read: Sequence[tuple[str, str]] = field(init=False)
+    _read: Sequence[tuple[Field, _Reader]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._read = sorted({each for rule in self.rules for each in rule.condition.fields})
+        self._read = [(each, _VALUES[each]) for each in sorted({each for rule in self.rules for each in rule.condition.fields})]
 
     def check(self, command: Command, accounts: Mapping[str, AccountState]) -> Verdict | None:
         """The verdict on a command that the ledger itself has nothing against; None where nothing applies to it.
@@ -175,7 +190,11 @@ class Policy:
                 code = FailureCode.LIMIT_EXCEEDED
             checks.append((limit.id, limit.version, "passed" if passed else "denied", known))
         if self.rules:
-            for rule, outcome, error in self._rules(command, payment, accounts[command.from_account_id]):
+            account = accounts[command.from_account_id]
+            for name, reader in self._read:
+                self.values.set(name, reader(command, payment, account, self.now))
+            for rule in self.rules:
+                outcome, error = self._rule(rule)
                 if outcome == "denied":
                     code = code or FailureCode.RULE_DENIED
                 review = review or outcome == "review"
@@ -222,16 +241,14 @@ class Policy:
             return to in limit.counterparties or to == payment.payer.id, None
         return _is_open(limit, self.now), None
 
-    def _rules(self, command: Command, payment: Payment, account: AccountState) -> Iterator[tuple[Rule, str, str | None]]:
-        """Each rule with how it came out, and why it came to no answer."""
-        values = self.values({each: _VALUES[each](command, payment, account, self.now) for each in self._read})
-        for rule in self.rules:
-            try:
-                applies, why = rule.condition.holds(values), None
-            except self.unanswered as error:
-                # A rule that cannot be asked is taken to apply: who wrote it wanted to stop something.
-                applies, why = True, str(error)[:200]
-            yield rule, _OUTCOMES[rule.effect] if applies else "passed", why
+    def _rule(self, rule: Rule) -> tuple[str, str | None]:
+        """How it came out, and why it came to no answer."""
+        try:
+            applies, why = rule.condition.holds(self.values), None
+        except self.unanswered as error:
+            # A rule that cannot be asked is taken to apply: who wrote it wanted to stop something.
+            applies, why = True, str(error)[:200]
+        return _OUTCOMES[rule.effect] if applies else "passed", why
 
 
 _OUTCOMES = {Effect.DENY: "denied", Effect.REVIEW: "review", Effect.FLAG: "flagged"}
@@ -247,7 +264,7 @@ def _is_open(limit: Limit, now: datetime) -> bool:
     return minute >= limit.opens_at or minute < limit.closes_at
 
 
-_VALUES: dict[tuple[str, str], Callable[[Command, Payment, AccountState, datetime], Any]] = {
+_VALUES: dict[Field, _Reader] = {
     ("transaction", "type"): lambda command, payment, account, now: payment.type,
     ("transaction", "amount"): lambda command, payment, account, now: command.amount,
     ("transaction", "currency"): lambda command, payment, account, now: command.currency,
@@ -271,3 +288,6 @@ _VALUES: dict[tuple[str, str], Callable[[Command, Payment, AccountState, datetim
     ("user", "role"): lambda command, payment, account, now: payment.payer.role,
     ("user", "age_days"): lambda command, payment, account, now: (now - payment.payer.created_at).days,
 }
+
+OF_DETAILS = frozenset(("transaction", name) for name in ("to_account_id", "to_user_id", "description", "reference", "metadata"))
+"""The fields that are read from what a payment alone says, beside its command."""

@@ -1,17 +1,16 @@
 """What applies to the payments of one decision, and what was used before: a few statements, whatever the batch size."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from bank.events.types import TransactionSubmitted
-from bank.ledger.decide import Command
-from bank.ledger.store import States
+from bank.ledger.store import Pending, States
 from bank.limits import cel
-from bank.limits.checks import Condition, Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
+from bank.limits.checks import OF_DETAILS, Condition, Effect, Limit, LimitKind, Payer, Payment, Policy, Rule, Scope, Used
 
 # All rules that are enabled, in the order in which they were made; and for what there are limits, roles, users or accounts.
 _RULES = "SELECT id::text, version, effect, expression FROM rules WHERE enabled ORDER BY id"
@@ -20,34 +19,18 @@ _ANY_LIMIT = """
            EXISTS (SELECT FROM limits WHERE account_id IS NOT NULL)
 """
 
-# Who asked is nobody where the operator brings in what another bank has posted: that is no payment any more. Nor is what names another
-# currency than its account holds: the ledger refuses it, and by its currency the account's own limits would not be found.
-_PAYMENTS = """
-    SELECT t.id::text, t.from_account_id::text, t.currency, t.type, t.to_user_id::text, t.description, t.reference, t.metadata,
-           u.id::text, u.username, u.role, u.created_at
-      FROM transactions t JOIN users u ON u.id = t.from_user_id
-      JOIN balances b ON b.account_id = t.from_account_id AND b.currency = t.currency
-     WHERE t.id = ANY(%s::uuid[]) AND t.actor_id IS NOT NULL AND t.reverses_id IS NULL AND t.captures_id IS NULL AND t.voids_id IS NULL
+# Who pays and what they have, the closed accounts too: what they pay in a currency counts together.
+_PAYERS = """
+    SELECT u.id::text, u.username, u.role, u.created_at, b.account_id::text, b.currency
+      FROM users u JOIN balances b ON b.user_id = u.id WHERE u.id = ANY(%s::uuid[]) ORDER BY b.account_id
 """
+
+_DETAILS = "SELECT id::text, to_user_id::text, description, reference, metadata FROM transactions WHERE id = ANY(%s::uuid[])"
 
 _LIMITS = """
     SELECT id::text, version, scope, kind, amount, payments, span, counterparties, opens_at, closes_at, time_zone,
            COALESCE(role, user_id::text, account_id::text), currency
       FROM limits WHERE role = ANY(%s::text[]) OR user_id = ANY(%s::uuid[]) OR account_id = ANY(%s::uuid[]) ORDER BY id
-"""
-
-# The payments of a user's accounts in a currency count together, closed ones' too.
-_TOGETHER = """
-    SELECT p.account_id::text, string_agg(b.account_id::text, ',' ORDER BY b.account_id)
-      FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS p (account_id, user_id, currency)
-      JOIN balances b ON b.user_id = p.user_id AND b.currency = p.currency
-     GROUP BY p.account_id
-"""
-
-
-_PAYERS = """
-    SELECT b.account_id::text, b.currency, u.id::text, u.username, u.role, u.created_at
-      FROM balances b JOIN users u ON u.id = b.user_id WHERE b.account_id = ANY(%s::uuid[])
 """
 
 
@@ -59,6 +42,9 @@ class Applicable:
     rules: Sequence[Rule]
     limits: Mapping[str, Sequence[Limit]]
     together: Mapping[str, Sequence[str]]
+    # Whose payments count together, and how many accounts they have.
+    users: Set[str] = frozenset()
+    opened: int = 0
 
     @property
     def accounts(self) -> set[str]:
@@ -70,56 +56,57 @@ class AccountsOpened(RuntimeError):
     """While the locks were waited for, a user opened an account whose payments count together with those that are to be decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Paying:
-    """An account that pays, by its user."""
+Details = tuple[str | None, str | None, str | None, Mapping[str, str] | None]
+"""The user that is paid, the description, the reference and the metadata, as `Payment` has them."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A payment that a customer asked for."""
+
+    transaction_id: str
+    type: str
+    payer_id: str
     account_id: str
-    payer: Payer
     currency: str
 
 
-def applicable(connection: Connection, commands: Sequence[Command]) -> Applicable | None:
+def applicable(connection: Connection, pending: Sequence[Pending]) -> Applicable | None:
     """What applies to these pending transactions, as it is committed now; None where nobody has set a limit or a rule."""
-    rules, scopes = _in_force(connection)
-    if not (rules or scopes):
-        return None
-    payments, paying = {}, {}
-    for row in connection.exec_driver_sql(_PAYMENTS, (_array(command.transaction_id for command in commands),)).fetchall():
-        payer = Payer(*row[8:12])
-        payments[row[0]] = Payment(row[3], payer, *row[4:8])
-        paying[row[1]] = _Paying(row[1], payer, row[2])
-    return _applicable(connection, payments, rules, scopes, list(paying.values()))
+
+    def details() -> dict[str, Details]:
+        rows = connection.exec_driver_sql(_DETAILS, (_array(each.transaction_id for each in asked),))
+        return {row[0]: tuple(row[1:]) for row in rows}
+
+    asked = [
+        _Asked(each.command.transaction_id, each.type, each.payer_id, each.command.from_account_id, each.command.currency)
+        for each in pending
+        if each.payer_id is not None
+    ]
+    return _applicable(connection, asked, details)
 
 
 def applicable_to(connection: Connection, events: Mapping[str, TransactionSubmitted]) -> Applicable | None:
     """The same for transactions that are not there, of which these events would tell, each by the id that its command bears."""
-    rules, scopes = _in_force(connection)
-    if not (rules or scopes):
-        return None
-    asked = {key: event for key, event in events.items() if not (event.reverses_id or event.captures_id or event.voids_id)}
-    accounts = {event.from_account_id for event in asked.values() if event.from_account_id is not None}
-    payers = {(row[0], row[1]): Payer(*row[2:]) for row in connection.exec_driver_sql(_PAYERS, (_array(accounts),))}
-    payments, paying = {}, {}
-    for key, event in asked.items():
-        account_id = event.from_account_id
-        if account_id is not None and (payer := payers.get((account_id, event.currency))):
-            payments[key] = Payment(event.type, payer, event.to_user_id, event.description, event.reference, event.metadata)
-            paying[account_id] = _Paying(account_id, payer, event.currency)
-    return _applicable(connection, payments, rules, scopes, list(paying.values()))
+
+    def details() -> dict[str, Details]:
+        return {key: (event.to_user_id, event.description, event.reference, event.metadata) for key, event in events.items()}
+
+    asked = [
+        _Asked(key, event.type, event.from_user_id, event.from_account_id, event.currency)
+        for key, event in events.items()
+        if event.from_user_id and event.from_account_id and not (event.reverses_id or event.captures_id or event.voids_id)
+    ]
+    return _applicable(connection, asked, details)
 
 
-_OPENED = """
-    SELECT EXISTS (SELECT FROM balances own JOIN balances b ON b.user_id = own.user_id AND b.currency = own.currency
-                    WHERE own.account_id = ANY(%s::uuid[]) AND b.account_id <> ALL(%s::uuid[]))
-"""
+_OPENED = "SELECT count(*) FROM balances WHERE user_id = ANY(%s::uuid[])"
 
 
 def check_locked(connection: Connection, found: Applicable) -> None:
-    """Raise AccountsOpened where there are more accounts that count together than `found` knows of, which must all be locked: one that
-    was opened, and paid from, before that. Who pays from one that is opened from now on waits for these locks."""
-    parameters = (_array(found.together), _array(found.accounts))
-    if found.together and connection.exec_driver_sql(_OPENED, parameters).scalar_one():
+    """Raise AccountsOpened where users whose payments count together have more accounts than `found` knows of, which must all be
+    locked: one that was opened, and paid from, before that. Who pays from one that is opened from now on waits for these locks."""
+    if found.users and connection.exec_driver_sql(_OPENED, (_array(found.users),)).scalar_one() != found.opened:
         raise AccountsOpened("An account that counts together with others was opened before these were locked.")
 
 
@@ -130,35 +117,62 @@ def _in_force(connection: Connection) -> tuple[list[Rule], set[Scope]]:
     return rules, {scope for scope, found in zip((Scope.ROLE, Scope.USER, Scope.ACCOUNT), there, strict=True) if found}
 
 
-def _applicable(
-    connection: Connection, payments: Mapping[str, Payment], rules: Sequence[Rule], scopes: set[Scope], paying: Sequence[_Paying]
-) -> Applicable:
-    """Look up the limits of the accounts that pay, and what counts together for them."""
+def _applicable(connection: Connection, asked: Sequence[_Asked], details: Callable[[], dict[str, Details]]) -> Applicable | None:
+    rules, scopes = _in_force(connection)
+    if not (rules or scopes):
+        return None
+    payers: dict[str, Payer] = {}
+    accounts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    rows = connection.exec_driver_sql(_PAYERS, (_array({each.payer_id for each in asked}),)).fetchall()
+    for user_id, username, role, created_at, account_id, currency in rows:
+        if user_id not in payers:
+            payers[user_id] = Payer(user_id, username, role, created_at)
+        accounts[user_id, currency].append(account_id)
+        counts[user_id] += 1
+    # What names another currency than its account holds the ledger refuses, and by it the account's own limits would not be found.
+    asked = [each for each in asked if each.account_id in accounts[each.payer_id, each.currency]]
+    limits = _limits(connection, scopes, payers, asked)
+    shared = {
+        each.account_id: each
+        for each in asked
+        if each.account_id in limits and any(limit.counts_together for limit in limits[each.account_id])
+    }
+    users = {each.payer_id for each in shared.values()}
+    told: Mapping[str, Details] = {}
+    # Most limits and rules do without, and what is not read need not be fetched.
+    if any(rule.condition.fields & OF_DETAILS for rule in rules) or any(
+        limit.kind is LimitKind.COUNTERPARTIES for own in limits.values() for limit in own
+    ):
+        told = details()
+    return Applicable(
+        {each.transaction_id: Payment(each.type, payers[each.payer_id], *told.get(each.transaction_id, ())) for each in asked},
+        rules,
+        limits,
+        {account_id: accounts[each.payer_id, each.currency] for account_id, each in shared.items()},
+        users,
+        sum(counts[user_id] for user_id in users),
+    )
+
+
+def _limits(connection: Connection, scopes: Set[Scope], payers: Mapping[str, Payer], asked: Sequence[_Asked]) -> dict[str, Sequence[Limit]]:
+    """The limits of each account that pays, where it has any."""
+    if not (scopes and asked):
+        return {}
+    subjects = (
+        _array({payer.role for payer in payers.values()} if Scope.ROLE in scopes else ()),
+        _array(payers if Scope.USER in scopes else ()),
+        _array({each.account_id for each in asked} if Scope.ACCOUNT in scopes else ()),
+    )
+    found: defaultdict[tuple[str, str], list[Limit]] = defaultdict(list)
+    for row in connection.exec_driver_sql(_LIMITS, subjects):
+        found[row[11], row[12]].append(_limit(row))
     limits: dict[str, Sequence[Limit]] = {}
-    together: dict[str, Sequence[str]] = {}
-    if scopes and paying:
-        found: defaultdict[tuple[str, str], list[Limit]] = defaultdict(list)
-        subjects = (
-            _array({each.payer.role for each in paying} if Scope.ROLE in scopes else ()),
-            _array({each.payer.id for each in paying} if Scope.USER in scopes else ()),
-            _array([each.account_id for each in paying] if Scope.ACCOUNT in scopes else ()),
-        )
-        for row in connection.exec_driver_sql(_LIMITS, subjects):
-            found[row[11], row[12]].append(_limit(row))
-        for each in paying:
-            subjects_of = (each.payer.role, each.payer.id, each.account_id)
-            if own := [limit for subject in subjects_of for limit in found.get((subject, each.currency), ())]:
-                limits[each.account_id] = own
-    shared = [each for each in paying if any(limit.counts_together for limit in limits.get(each.account_id, ()))]
-    if shared:
-        parameters = (
-            _array(each.account_id for each in shared),
-            _array(each.payer.id for each in shared),
-            _array(each.currency for each in shared),
-        )
-        for account_id, others in connection.exec_driver_sql(_TOGETHER, parameters).fetchall():
-            together[account_id] = others.split(",")
-    return Applicable(payments, rules, limits, together)
+    for account_id, payer_id, currency in {(each.account_id, each.payer_id, each.currency) for each in asked}:
+        subjects_of = (payers[payer_id].role, payer_id, account_id)
+        if own := [limit for subject in subjects_of for limit in found.get((subject, currency), ())]:
+            limits[account_id] = own
+    return limits
 
 
 def _rule(row: Sequence[Any]) -> Rule:
@@ -268,7 +282,7 @@ def policy(connection: Connection, found: Applicable, states: States, *, keep: b
         limits=found.limits,
         together=found.together,
         rules=found.rules,
-        values=cel.context,
+        values=cel.Values(),
         unanswered=cel.NotEvaluated,
         used=used,
         open_holds=open_holds,

@@ -220,7 +220,7 @@ def _write_once(lane: int, limit: int, decision: _Decision) -> _Written | None:
         if claimed.atomic:
             connection.exec_driver_sql(_ATOMIC_PATIENCE)
         commands = [pending.command for pending in claimed.pending]
-        applicable = limits.applicable(connection, commands)
+        applicable = limits.applicable(connection, claimed.pending)
         states = store.load_states(connection, commands, also=applicable.accounts if applicable else ())
         policy = None
         if applicable:

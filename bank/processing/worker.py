@@ -11,6 +11,7 @@ from bank.config import Config, ConfigError
 from bank.db import reader
 from bank.ledger import store
 from bank.ledger.system import every_lane
+from bank.processes import spare_collector
 from bank.processing.processor import Processor
 from bank.processing.queue import QUEUE
 from bank.replay import jobs as replays
@@ -61,5 +62,6 @@ def run(app: Flask, queue_name: str = QUEUE, **options: Any) -> None:
         with reader() as session:
             if not {*every_lane(app.config["BANK"].lanes)} <= {*store.lanes(session.connection())}:
                 raise ConfigError("The database has fewer lanes than BANK_LANES: run `bank migrate`.")
+        spare_collector()
         worker.work(with_scheduler=False, logging_level="WARNING", **options)
     worker.processor.close()

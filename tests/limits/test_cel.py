@@ -28,6 +28,14 @@ VALUES: dict[str, dict[str, Any]] = {
 FLAT = {(variable, name): value for variable, fields in VALUES.items() for name, value in fields.items()}
 
 
+def values() -> cel.Values:
+    """The values above, each set."""
+    told = cel.Values()
+    for field, value in FLAT.items():
+        told.set(field, value)
+    return told
+
+
 @pytest.mark.parametrize(
     ("expression", "true"),
     [
@@ -54,7 +62,17 @@ FLAT = {(variable, name): value for variable, fields in VALUES.items() for name,
     ],
 )
 def test_a_sound_expression_is_asked(expression: str, true: bool) -> None:
-    assert cel.parse(expression).holds(cel.context(FLAT)) is true
+    assert cel.parse(expression).holds(values()) is true
+
+
+def test_what_is_set_again_is_asked_as_it_is_then() -> None:
+    expression, told = cel.parse('transaction.type == "debit" || "order" in transaction.metadata'), cel.Values()
+    answers = []
+    for kind, metadata in (("debit", {}), ("transfer", {}), ("transfer", {"order": "1"}), ("transfer", {}), ("debit", {})):
+        told.set(("transaction", "type"), kind)
+        told.set(("transaction", "metadata"), metadata)
+        answers.append(expression.holds(told))
+    assert answers == [True, False, True, False, True]
 
 
 def test_every_field_that_is_declared_can_be_asked_for_and_is_told() -> None:
@@ -63,7 +81,7 @@ def test_every_field_that_is_declared_can_be_asked_for_and_is_told() -> None:
             same = {"string": '== "x"', "int": "== 1", "bool": "== true", "map": '["order"] == "x-1"'}[kind]
             expression = cel.parse(f"{variable}.{name} {same}")
             assert expression.fields == {(variable, name)}
-            assert isinstance(expression.holds(cel.context(FLAT)), bool)
+            assert isinstance(expression.holds(values()), bool)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +148,4 @@ def test_what_no_rule_may_say_is_refused_with_its_place(expression: str, place: 
 )
 def test_what_comes_to_no_answer_is_an_error_of_its_own(expression: str) -> None:
     with pytest.raises(cel.NotEvaluated):
-        cel.parse(expression).holds(cel.context(FLAT))
+        cel.parse(expression).holds(values())

@@ -79,7 +79,7 @@ def policy(own: list[Limit], commands: list[Command], rules: list[Rule] | None =
         limits=dict.fromkeys(ACCOUNTS, own),
         together=dict.fromkeys(ACCOUNTS, ACCOUNTS),
         rules=rules or [],
-        values=cel.context,
+        values=cel.Values(),
         unanswered=cel.NotEvaluated,
         used={account: {window: Used() for window in ("day", "month")} for account in ACCOUNTS},
     )

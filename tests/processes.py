@@ -81,7 +81,7 @@ def fresh_database(environ: Mapping[str, str], directory: Path) -> Iterator[dict
         "DATABASE_URL": f"{server}/{name}",
         "REDIS_URL": environ["REDIS_URL"].rpartition("/")[0] + f"/{next(_redis_databases)}",
     }
-    _administer(environ, f"CREATE DATABASE {name}")
+    administer(environ, f"CREATE DATABASE {name}")
     try:
         with redis.Redis.from_url(own["REDIS_URL"]) as client:
             client.flushdb()
@@ -90,11 +90,12 @@ def fresh_database(environ: Mapping[str, str], directory: Path) -> Iterator[dict
         yield own
     finally:
         # Not WITH (FORCE), which fails when it meets a vacuum: that one belongs to the server, and DROP alone ends it.
-        _administer(environ, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = current_user")
-        _administer(environ, f"DROP DATABASE {name}")
+        administer(environ, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = current_user")
+        administer(environ, f"DROP DATABASE {name}")
 
 
-def _administer(environ: Mapping[str, str], statement: str) -> None:
+def administer(environ: Mapping[str, str], statement: str) -> None:
+    """Run a statement that takes no transaction around it, as of making a database."""
     connection = psycopg2.connect(_libpq(environ["DATABASE_URL"]))
     try:
         connection.autocommit = True  # a database is made outside of any transaction

@@ -12,6 +12,8 @@ COMMANDS = {
     "migrate": "Bring the database's schema up to date and make the administrator.",
     "scheduler": "Ring the ticks that make sweepers and schedules run.",
     "check": "Check every invariant of the books, over everything.",
+    "backup": "Write a backup of the whole bank, with the signed head of its log.",
+    "restore": "Bring a backup back into an empty database, and verify it.",
     "import": "Bring a history in from a CSV file, through the ledger.",
     "rebuild": "Make every projection again from the events alone; compare, and swap on demand.",
     "replay": "Show what the bank looked like at any moment, as the events tell it.",

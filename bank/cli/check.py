@@ -32,31 +32,40 @@ def command() -> None:
 
     Exit code: 0 when all hold, 1 when one does not (it is named), 2 when that could not be found out.
     """
+    try:
+        app = create_app(replace(Config.from_env(), log_level="WARNING"))
+        with app.app_context():
+            holds = all_hold()
+    except (ConfigError, BankError) as error:
+        raise Unknown(str(error)) from error
+    if not holds:
+        click.get_current_context().exit(VIOLATED)
+
+
+def all_hold() -> bool:
+    """Check every invariant and show what was found; whether all hold. Needs an application context. Raises Unavailable."""
     progress = Console(stderr=True)
     table = Table("check", "seconds", "violations", "the first of them", box=None, padding=(0, 2, 0, 0))
     broken = []
-    try:
-        app = create_app(replace(Config.from_env(), log_level="WARNING"))
-        with app.app_context(), reader() as session:
-            connection = session.connection()
-            # A check may read every entry there is. The connection is in autocommit, so no transaction spans two of them.
-            connection.exec_driver_sql("SET statement_timeout = 0")
-            # And it is worth the workers that a reader otherwise does without.
-            connection.exec_driver_sql("SET max_parallel_workers_per_gather = 2")
-            for number, check in enumerate(CHECKS, 1):
-                progress.print(f"{number}/{len(CHECKS)} {check.name}", highlight=False)
-                started = time.monotonic()
-                ids = check.find(connection, None)
-                seconds = time.monotonic() - started
-                shown = [*ids[:_SHOWN], *(["…"] if len(ids) > _SHOWN else [])]
-                table.add_row(check.name, f"{seconds:.2f}", f"{len(ids):,}", ", ".join(shown))
-                if ids:
-                    broken.append(check.name)
-    except (ConfigError, BankError) as error:
-        raise Unknown(str(error)) from error
+    with reader() as session:
+        connection = session.connection()
+        # A check may read every entry there is. The connection is in autocommit, so no transaction spans two of them.
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        # And it is worth the workers that a reader otherwise does without.
+        connection.exec_driver_sql("SET max_parallel_workers_per_gather = 2")
+        for number, check in enumerate(CHECKS, 1):
+            progress.print(f"{number}/{len(CHECKS)} {check.name}", highlight=False)
+            started = time.monotonic()
+            ids = check.find(connection, None)
+            seconds = time.monotonic() - started
+            shown = [*ids[:_SHOWN], *(["…"] if len(ids) > _SHOWN else [])]
+            table.add_row(check.name, f"{seconds:.2f}", f"{len(ids):,}", ", ".join(shown))
+            if ids:
+                broken.append(check.name)
     console = telling.console()
     console.print(table)
     if broken:
         console.print(f"VIOLATED: {', '.join(broken)}. What to do: docs/runbooks/invariant-violated.md", soft_wrap=True)
-        click.get_current_context().exit(VIOLATED)
-    console.print("All invariants hold.")
+    else:
+        console.print("All invariants hold.")
+    return not broken

@@ -38,18 +38,25 @@ def command(head: Path | None, keys: tuple[str, ...]) -> None:
     try:
         app = create_app(replace(Config.from_env(), log_level="WARNING"))
         kept = _read(head, public_keys) if head else None
-        started = time.monotonic()
         with app.app_context():
-            end = verification.head()
-            if not end.number and not end.sealed and kept is None:
-                raise Unknown("Nothing is sealed: there is nothing to verify by.")
-            with progress(end.last) as watch:
-                walked = verification.walk(end, public_keys, kept, lambda position: watch("Events", position))
+            sealed = is_as_sealed(public_keys, kept)
     except (ConfigError, BankError) as error:
         raise Unknown(str(error)) from error
-    _show(walked, time.monotonic() - started)
-    if walked.faults.count:
+    if not sealed:
         click.get_current_context().exit(CHANGED)
+
+
+def is_as_sealed(public_keys: set[bytes], kept: str | None) -> bool:
+    """Walk the chain and show what was found; whether the log is what was sealed. `kept` is a header that it must hold. Needs an
+    application context. Raises Unknown where nothing is sealed, and Unavailable."""
+    started = time.monotonic()
+    end = verification.head()
+    if not end.number and not end.sealed and kept is None:
+        raise Unknown("Nothing is sealed: there is nothing to verify by.")
+    with progress(end.last) as watch:
+        walked = verification.walk(end, public_keys, kept, lambda position: watch("Events", position))
+    _show(walked, time.monotonic() - started)
+    return not walked.faults.count
 
 
 def _read(head: Path, public_keys: set[bytes]) -> str:

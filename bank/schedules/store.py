@@ -204,7 +204,7 @@ _CLAIMED = """
 
 _CLAIM_DUE = f"""
     SELECT {_CLAIMED} FROM schedules s JOIN users c ON c.id = s.created_by JOIN users o ON o.id = s.from_user_id
-     WHERE s.next_run_at <= %s ORDER BY s.next_run_at LIMIT %s FOR NO KEY UPDATE OF s SKIP LOCKED
+     WHERE s.next_run_at <= %s ORDER BY s.next_run_at, s.id LIMIT %s FOR NO KEY UPDATE OF s SKIP LOCKED
 """
 
 
@@ -228,7 +228,7 @@ _CLAIM_RETRIES = f"""
       FROM schedule_runs r JOIN schedules s ON s.id = r.schedule_id
       JOIN users c ON c.id = s.created_by JOIN users o ON o.id = s.from_user_id
       LEFT JOIN transactions t ON t.id = r.transaction_id
-     WHERE r.look_at <= %s ORDER BY r.look_at LIMIT %s FOR NO KEY UPDATE OF r, s SKIP LOCKED
+     WHERE r.look_at <= %s ORDER BY r.look_at, r.due_at, s.id LIMIT %s FOR NO KEY UPDATE OF r, s SKIP LOCKED
 """
 
 
@@ -243,7 +243,8 @@ class Tried:
 
 
 def claim_retries(connection: Connection, now: datetime, limit: int) -> list[Tried]:
-    """Lock up to `limit` runs that are to be looked at, with their schedules. Runs of one schedule share one `Due`."""
+    """Lock up to `limit` runs that are to be looked at, with their schedules; of those to be looked at in one moment, as all are that
+    one tick ran, the longest due first. Runs of one schedule share one `Due`."""
     schedules: dict[str, Due] = {}
     return [Tried(schedules.setdefault(row[0], _due(row)), *row[24:]) for row in connection.exec_driver_sql(_CLAIM_RETRIES, (now, limit))]
 

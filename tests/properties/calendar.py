@@ -14,10 +14,12 @@ RETRY_AFTER = 1.0
 
 @dataclass(eq=False)
 class Run:
+    """`look_at`: from then on, and after those whose unit of work was before."""
+
     due: float
     attempts: int
     transaction: Transaction | None
-    look_at: float | None
+    look_at: tuple[float, int] | None
 
 
 @dataclass(eq=False)
@@ -39,10 +41,12 @@ class Calendar(Limited):
     def __init__(self, own: Mapping[tuple[str, int], int]) -> None:
         super().__init__(own)
         self.schedules: list[Schedule] = []
+        self._units = 0
 
     def tick(self) -> None:
         """Run what is due, what is longest due first; then try again what failed and may be."""
         while due := sorted((it for it in self.schedules if it.coming and it.coming[0] <= self.now), key=lambda it: it.coming[0]):
+            self._units += 1
             for it in due:
                 times = [at for at in it.coming if at <= self.now][:MOST_RUNS]
                 it.coming = it.coming[len(times) :]
@@ -57,14 +61,18 @@ class Calendar(Limited):
     def _try(self, it: Schedule, run: Run) -> None:
         run.attempts += 1
         run.transaction = self.submit("transfer", it.source, it.target, it.body, schedule=it)
-        run.look_at = self.now + RETRY_AFTER if run.attempts < it.body["attempts"] else None
+        run.look_at = self._later() if run.attempts < it.body["attempts"] else None
+
+    def _later(self) -> tuple[float, int]:
+        return self.now + RETRY_AFTER, self._units
 
     def _retry(self) -> None:
-        looks = [(run.look_at, it, run) for it in self.schedules for run in it.runs if run.look_at is not None and run.look_at <= self.now]
-        for _, it, run in sorted(looks, key=lambda look: look[0]):
+        self._units += 1
+        looks = [(it, run) for it in self.schedules for run in it.runs if run.look_at is not None and run.look_at[0] <= self.now]
+        for it, run in sorted(looks, key=lambda look: (look[1].look_at, look[1].due)):
             if it.status in ("paused", "deleted") or run.transaction.status not in ("pending", "failed"):
                 run.look_at = None
             elif run.transaction.status == "pending":
-                run.look_at = self.now + RETRY_AFTER
+                run.look_at = self._later()
             else:
                 self._try(it, run)

@@ -164,6 +164,21 @@ def test_a_run_that_another_tick_tries_again_at_the_same_moment_is_tried_once(ap
     assert balance(bob, theirs) == "10.00"
 
 
+def test_runs_that_failed_in_one_tick_are_tried_again_the_longest_due_first(alice, bob, funded, run):
+    funded(alice, None)
+    theirs = funded(bob, None)
+    retry = {"attempts": 2, "delay_seconds": 60}
+    # What was made last is due first.
+    starts = ("2030-01-31T09:00:00Z", "2030-01-31T08:00:00Z", "2030-01-31T07:00:00Z")
+    schedules = [create(alice, monthly(theirs, rrule="FREQ=DAILY;COUNT=3", start=start, retry=retry)) for start in starts]
+    run("2030-02-02T12:00:00Z")
+    run("2030-02-02T12:01:00Z")
+    runs = [(each["due_at"], each["transaction_id"]) for schedule in schedules for each in history(alice, schedule)]
+    assert len(runs) == 9
+    # Ids of transactions are in the order in which they were made.
+    assert [transaction_id for _, transaction_id in sorted(runs)] == sorted(transaction_id for _, transaction_id in runs)
+
+
 def test_a_stopped_schedule_tries_no_failed_run_again(alice, bob, funded, run):
     funded(alice, None)
     body = monthly(funded(bob, None), retry={"attempts": 5, "delay_seconds": 60})

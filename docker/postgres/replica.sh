@@ -9,10 +9,8 @@ printf 'database:5432:replication:replicator:%s\n' "$(cat /run/secrets/replicati
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   # Aside first: what a copy that broke off leaves behind looks like a database and is none.
   rm -rf "$PGDATA.copy"
-  mkdir -p "$(dirname "$PGDATA")"
   pg_basebackup --dbname='host=database user=replicator application_name=replica' --pgdata="$PGDATA.copy" --slot=replica \
     --wal-method=stream --checkpoint=fast --write-recovery-conf
-  rmdir "$PGDATA" 2>/dev/null || true
   mv "$PGDATA.copy" "$PGDATA"
 fi
 exec postgres -c config_file=/etc/postgresql/postgresql.conf -c port=5433

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 Environment = Literal["development", "test", "production"]
@@ -81,8 +82,8 @@ def _keys(text: str) -> tuple[str, ...]:
     return keys
 
 
-def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str) -> Any:
-    return field(default=default, metadata={"env": env, "parse": parse, "help": help})
+def _setting(env: str, default: Any, parse: Callable[[str], Any], help: str, secret: bool = False) -> Any:
+    return field(default=default, metadata={"env": env, "parse": parse, "help": help, "secret": secret})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +93,9 @@ class Config:
     env: Environment = _setting(
         "BANK_ENV", "production", _environment, "Which profile: development, test or production. Production checks for unsafe values."
     )
-    database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.")
-    redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.")
-    jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.")
+    database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.", secret=True)
+    redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.", secret=True)
+    jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.", secret=True)
     access_token_seconds: int = _setting("BANK_ACCESS_TOKEN_SECONDS", 900, _whole(10, 86_400), "How long an access token lives.")
     refresh_token_seconds: int = _setting(
         "BANK_REFRESH_TOKEN_SECONDS", 2_592_000, _whole(60, 31_536_000), "How long a login lives when it is not refreshed."
@@ -142,6 +143,7 @@ class Config:
         "",
         _seed,
         "Signs the blocks of the sealed log (Ed25519): a seed of 64 hexadecimal digits. Needed by `bank follow` alone.",
+        secret=True,
     )
     seal_public_keys: tuple[str, ...] = _setting(
         "BANK_SEAL_PUBLIC_KEYS",
@@ -171,18 +173,24 @@ class Config:
         "Where the European Central Bank publishes its reference rates (`eurofxref-hist.zip`), asked every hour. "
         "None by default: the copy that is installed with the bank, which ends when that was made.",
     )
+    metrics_port: int = _setting(
+        "BANK_METRICS_PORT",
+        0,
+        _whole(0, 65_535),
+        "Where a worker shows its metrics, on every address of its machine. 0 is nowhere: processes that share a directory of metrics "
+        "leave them to `/metrics`.",
+    )
     log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Config":
         """The configuration in `environ` (default: the process's environment).
 
-        Raises ConfigError with a line for every variable that is missing, malformed or, in
-        production, unsafe.
+        A secret may be given as a file (`NAME_FILE`). Raises ConfigError with a line for every variable that is missing,
+        malformed or, in production, unsafe, and for every file that cannot be read.
         """
-        environ = os.environ if environ is None else environ
+        environ, wrong = _with_files(os.environ if environ is None else environ)
         values: dict[str, Any] = {}
-        wrong: list[str] = []
         for setting in fields(cls):
             name = setting.metadata["env"]
             text = environ.get(name, "")
@@ -196,8 +204,7 @@ class Config:
         wrong += config._missing()
         if config.env == "production":
             wrong += config._unsafe()
-        if wrong:
-            raise ConfigError("The configuration is not usable:\n" + "\n".join(f"  {line}" for line in wrong))
+        _refuse(wrong)
         return config
 
     def _missing(self) -> list[str]:
@@ -226,3 +233,44 @@ class Config:
         if self.seal_key and len(set(self.seal_key)) < 8:
             wrong.append("BANK_SEAL_KEY: is too regular to be secret; use `openssl rand -hex 32`")
         return wrong
+
+
+# What may be given as a file, NAME_FILE in the place of NAME: orchestrators hand secrets out so, and an environment is
+# shown by more commands than a file is read by.
+SECRETS = (*(setting.metadata["env"] for setting in fields(Config) if setting.metadata["secret"]), "BANK_ADMIN_PASSWORD")
+
+
+def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with what the files of secrets hold in the place of their names, for who reads more of it than `Config` does.
+
+    Raises ConfigError with a line for every secret that is given twice or whose file cannot be read.
+    """
+    found, wrong = _with_files(environ)
+    _refuse(wrong)
+    return found
+
+
+def _with_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    found, wrong = dict(environ), []
+    for name in SECRETS:
+        path = found.pop(f"{name}_FILE", "")
+        if not path:
+            continue
+        if found.get(name):
+            wrong.append(f"{name}, {name}_FILE: only one of the two may be given")
+            continue
+        try:
+            # Editors and `echo` end a file with a line break that is no part of the secret.
+            found[name] = Path(path).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            wrong.append(f"{name}_FILE: {path} cannot be read: {reason}")
+            continue
+        if not found[name]:
+            wrong.append(f"{name}_FILE: {path} is empty")
+    return found, wrong
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise ConfigError("The configuration is not usable:\n" + "\n".join(f"  {line}" for line in wrong))

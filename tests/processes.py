@@ -208,7 +208,7 @@ class Bank:
         slow_worker: bool = False,
         scheduler: bool = True,
     ) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         (directory / "metrics").mkdir(exist_ok=True)
         own = {"PORT": str(self.port), "BANK_WEB_WORKERS": str(web_workers), "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics")}
         self.environ = {**environ, **own}
@@ -288,7 +288,8 @@ class Bank:
         self._processes.clear()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

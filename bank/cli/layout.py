@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bank.cli.supervisor import StartError
+from bank.config import ConfigError, with_secrets
 from bank.embedded import Postgres, Redis, Server, secret
 from bank.processes import lock
 
@@ -23,9 +24,10 @@ _TOLD = (
 def adopt(environ: MutableMapping[str, str]) -> None:
     """Where `environ` names no database, take that of the `bank run` on this data directory, if there was one."""
     file = Path(environ.get("BANK_DATA_DIR") or ROOT / ".data") / NOTED
-    if not environ.get("DATABASE_URL") and file.exists():
+    if not environ.get("DATABASE_URL") and not environ.get("DATABASE_URL_FILE") and file.exists():
         for name, value in json.loads(file.read_text()).items():
-            environ.setdefault(name, value)
+            if not environ.get(f"{name}_FILE"):
+                environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class Layout:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Layout":
         """The layout that `environ` asks for (see `bank run --help`). Raises StartError naming a value that is no use."""
+        try:
+            environ = with_secrets(environ)
+        except ConfigError as error:
+            raise StartError(str(error)) from error
         port = _number(environ, "PORT", 8000, most=65534)
         return cls(
             data_dir=Path(environ.get("BANK_DATA_DIR") or ROOT / ".data").absolute(),
             port=port,
             dashboard_port=_number(environ, "BANK_DASHBOARD_PORT", port + 1, most=65535),
             workers=_number(environ, "BANK_WORKERS", 2, most=64),
-            given=dict(environ),
+            given=environ,
         )
 
     def prepare(self) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from bank import create_app
 from bank.accounts.service import ensure_all_outside
 from bank.auth import passwords
-from bank.config import Config
+from bank.config import Config, with_secrets
 from bank.db import db, unit_of_work
 from bank.events.types import Origin
 from bank.ledger.system import every_lane
@@ -27,11 +27,12 @@ def command() -> None:
     is changed through the API. Safe to run again and while the bank runs.
     """
     app = create_app()
+    environ = with_secrets(os.environ)
     with app.app_context():
         bind(app)
         upgrade()
         add_lanes(app.config["BANK"])
-        make_administrator(os.environ.get("BANK_ADMIN_PASSWORD"))
+        make_administrator(environ.get("BANK_ADMIN_PASSWORD"))
 
 
 def bind(app: Flask) -> None:

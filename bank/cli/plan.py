@@ -66,11 +66,11 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
     dashboard += ["--no-control-socket", "bank.dashboard:create_app()"]
     workers = [service(f"worker-{number}", ["worker.py"], WORKERS, roll.has_worker) for number in range(1, layout.workers + 1)]
     needed = [
-        service("api", api, FRONT, lambda _: _answers(layout.port, "/health/ready", 200)),
+        service("api", api, FRONT, lambda _: answers(layout.port, "/health/ready", 200)),
         workers[0],
         service("scheduler", ["-m", "bank", "scheduler"], FRONT, roll.has_scheduler),
         # It asks for a login, so it is up when it refuses us.
-        service("dashboard", dashboard, FRONT, lambda _: _answers(layout.dashboard_port, "/rq/", 401)),
+        service("dashboard", dashboard, FRONT, lambda _: answers(layout.dashboard_port, "/rq/", 401)),
     ]
     follower = service("follower", ["-m", "bank", "follow"], WORKERS, lambda _: True, BANK_SEAL_KEY=layout.seal_key)
     batch = service("worker-batch", ["worker.py", "batch"], WORKERS, roll.has_worker)
@@ -82,9 +82,10 @@ def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> 
     return spawn([sys.executable, *arguments], env=environment, log=log, cwd=ROOT)
 
 
-def _answers(port: int, path: str, status: int) -> bool:
+def answers(port: int, path: str, status: int, seconds: float = 0.5) -> bool:
+    """Whether what listens on that port of this machine gives `path` this status, within `seconds`."""
     # gunicorn takes connections before its workers have loaded; a longer wait would keep the other probes.
-    connection = http.client.HTTPConnection(HOST, port, timeout=0.5)
+    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == status

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flask import Flask
+from prometheus_client import start_http_server
 from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
@@ -58,10 +59,13 @@ def run(app: Flask, queue_name: str = QUEUE, **options: Any) -> None:
     Raises ConfigError when there are lanes to be filled that nobody has made.
     """
     worker = build(app, queue_name)
+    config: Config = app.config["BANK"]
     with app.app_context():
         with reader() as session:
-            if not {*every_lane(app.config["BANK"].lanes)} <= {*store.lanes(session.connection())}:
+            if not {*every_lane(config.lanes)} <= {*store.lanes(session.connection())}:
                 raise ConfigError("The database has fewer lanes than BANK_LANES: run `bank migrate`.")
+        if config.metrics_port:
+            start_http_server(config.metrics_port)
         spare_collector()
         worker.work(with_scheduler=False, logging_level="WARNING", **options)
     worker.processor.close()

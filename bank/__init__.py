@@ -34,6 +34,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.limits.views import limits, rules
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
+    from bank.processing import shedding, standby
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
     from bank.resilience import deadlines, replicas
@@ -66,6 +67,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     database.init_app(app)
     deadlines.init_app(app)
+    app.extensions.update(standby=standby.Standby(app), gate=shedding.Gate())
     context.init_app(app)
     logs.init_app(app)
     problems.init_app(app)

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 import structlog
-from pybreaker import STATE_CLOSED, CircuitBreaker, CircuitBreakerError, CircuitBreakerListener
+from pybreaker import STATE_CLOSED, STATE_OPEN, CircuitBreaker, CircuitBreakerError, CircuitBreakerListener
 
 from bank.errors import Unavailable
 
@@ -39,7 +39,7 @@ class Breaker:
         self._circuit = CircuitBreaker(fail_max=most_failures, name=name, throw_new_error_on_trip=False)
         self._circuit.add_listener(_Listener(self._changed))
         self._trying = Lock()
-        self._listeners: list[Callable[[str, str], None]] = []
+        self._listeners: dict[str, Callable[[str, str], None]] = {}
 
     @property
     def closed(self) -> bool:
@@ -51,9 +51,9 @@ class Breaker:
         """`closed`, `open` or `half-open`: somebody is trying it."""
         return str(self._circuit.current_state)
 
-    def listen(self, listener: Callable[[str, str], None]) -> None:
-        """Tell `listener` the name and the new state whenever it changes."""
-        self._listeners.append(listener)
+    def listen(self, name: str, listener: Callable[[str, str], None]) -> None:
+        """Tell `listener` the part's name and the new state whenever it changes; a second one of a `name` takes the place of the first."""
+        self._listeners[name] = listener
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -103,11 +103,13 @@ class Breaker:
                 elif is_trial or self._circuit.fail_counter:
                     self._circuit.call(_succeed)
 
-    def _changed(self, state: str) -> None:
-        if state == "open":
+    def _changed(self, before: str, state: str) -> None:
+        if state == STATE_OPEN:
             self._opened_at = time.monotonic()
-        log.warning("breaker", part=self.name, state=state)
-        for listener in self._listeners:
+        # Of trials that fail, one after the other, a log needs not tell.
+        if STATE_CLOSED in (before, state):
+            log.warning("breaker_changed", part=self.name, state=state)
+        for listener in self._listeners.values():
             listener(self.name, state)
 
 
@@ -124,8 +126,8 @@ def _succeed() -> None:
 
 
 class _Listener(CircuitBreakerListener):
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Callable[[str, str], None]) -> None:
         self._tell = changed
 
     def state_change(self, cb: CircuitBreaker, old_state: Any, new_state: Any) -> None:
-        self._tell(new_state.name)
+        self._tell(old_state.name if old_state else "", new_state.name)

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from bank.config import Config
 from bank.db import READER, REPLICA, Route, databases, fetch, route, take
 from bank.errors import BankError, Unavailable
+from bank.processing.counters import ReplicaSeen, counters
 from bank.processing.queue import redis
 from bank.web import problems
 
@@ -118,7 +119,9 @@ class Replicas:
         while self._notes and self._notes[0][1] <= position:
             self._confirmed_at = self._notes.popleft()[0]
         if self._confirmed_at:
-            self._seen = Seen(position, self._confirmed_at, time.monotonic())
+            now = time.monotonic()
+            self._seen = Seen(position, self._confirmed_at, now)
+            counters.seen(ReplicaSeen(now - self._confirmed_at))
 
 
 def _position(bind: str, statement: str) -> int | None:

@@ -26,6 +26,7 @@ from bank.ledger.system import lane_of, outside_account_id
 from bank.limits import store as limits
 from bank.processing.counters import counters
 from bank.processing.queue import bells
+from bank.processing.shedding import admit
 from bank.proof import receipts
 from bank.transactions import explanation, store
 from bank.transactions.models import ReviewStatus
@@ -113,6 +114,7 @@ def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Ori
             if stored is None:
                 raise
             return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
+        admit(session.connection(), event.lane)
         body = orjson.dumps(store.present(as_row(transaction_id, event, now)))
         key = key_to_store(intent.operation, fingerprint, body, origin, asked)
         store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)

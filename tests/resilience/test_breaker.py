@@ -73,7 +73,7 @@ def test_what_is_no_fault_of_the_part_shows_that_it_answers(part: Breaker) -> No
 
 def test_after_a_rest_a_success_closes_it_and_a_failure_gives_it_another_rest(part: Breaker, clock: Clock) -> None:
     told: list[str] = []
-    part.listen(lambda name, state: told.append(f"{name} {state}"))
+    part.listen("test", lambda name, state: told.append(f"{name} {state}"))
     fail(part)
     clock.now += REST + 0.1
     fail(part, 1)

@@ -251,3 +251,9 @@ class Unavailable(BankError):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
         self.sqlstate = sqlstate
         self.part = part
+
+
+class RatesTooOld(Unavailable):
+    """There are rates, and all of them are older than may be used: who publishes them has been silent for days."""
+
+    code, title = "rates_too_old", "No rate is new enough"

@@ -44,10 +44,19 @@ UNANSWERED = -1
 _REST_SECONDS = 1.0
 
 
+_TIMEOUT_SECONDS = 0.25
+
+
 @cache
 def _connection(url: str) -> Redis:
     # redis-py would try 10 times by itself, and after a pause run a command twice.
-    return Redis.from_url(url, socket_timeout=0.25, socket_connect_timeout=0.25, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+    return Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
 
 
 # Two threads that ask first at once would each get a client of their own, and the one that is not

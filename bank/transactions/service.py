@@ -34,6 +34,7 @@ from bank.transactions.parties import Found, Intent, OneByOne
 from bank.transactions.waiting import waiters
 from bank.web.context import new_id
 from bank.web.fields import timestamp
+from bank.web.serving import LOOK_SECONDS, serving
 
 # SQLSTATE of a lock that was not had in time.
 LOCK_NOT_AVAILABLE = "55P03"
@@ -92,10 +93,12 @@ def fingerprint_of(body: Mapping[str, Any]) -> bytes:
 
 
 def _wait(final: Event, transaction_id: str, seconds: float) -> None:
-    """Wait until the transaction is final, or the time is over. A listener that had to connect again wakes everybody
-    for a look: who sees a pending row goes on waiting."""
+    """Wait until the transaction is final, the time is over, or this process is asked to stop. A listener that had to connect
+    again wakes everybody for a look: who sees a pending row goes on waiting."""
     deadline = time.monotonic() + seconds
-    while final.wait(deadline - time.monotonic()):
+    while serving() and (left := deadline - time.monotonic()) > 0:
+        if not final.wait(min(left, LOOK_SECONDS)):
+            continue
         final.clear()
         if fetch("SELECT FROM transactions WHERE id = %(id)s::uuid AND status <> 'pending'", {"id": transaction_id}):
             return

@@ -241,7 +241,6 @@ def _ask_the_other(error: Unavailable) -> Response:
     again = _again(error)
     if again is None:
         return problems.from_error(error)
-    g.asked_again = True
     take(again)
     try:
         return current_app.make_response(current_app.dispatch_request())
@@ -251,7 +250,7 @@ def _ask_the_other(error: Unavailable) -> Response:
 
 def _again(error: Unavailable) -> Route | None:
     """Where to read once more what `error` kept from being read, if anywhere."""
-    if error.part is None or "known_position" not in g or "asked_again" in g:
+    if error.part is None or "known_position" not in g:
         return None
     primary = databases().primary
     if error.part != primary.name:

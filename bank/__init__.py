@@ -20,14 +20,17 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from werkzeug.middleware.proxy_fix import ProxyFix
 
     from bank import db as database
+    from bank.accounts import service as accounts_service
     from bank.accounts.views import blp as accounts
     from bank.audit.views import blp as audit
     from bank.auth import tokens
     from bank.auth.views import blp as auth
+    from bank.balances import service as balances_service
     from bank.balances.views import blp as balances
     from bank.batches.views import blp as batches
     from bank.config import Config
     from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
+    from bank.fx import service as fx_service
     from bank.fx.views import blp as fx
     from bank.imports import models as _imports  # noqa: F401 - the same
     from bank.limits import models as _limits  # noqa: F401 - for the migrations too: its views read the tables by their names
@@ -37,9 +40,10 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.processing import shedding, standby
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
-    from bank.resilience import deadlines, replicas
+    from bank.resilience import cache, deadlines, replicas
     from bank.schedules.views import blp as schedules
     from bank.transactions.views import blp as transactions
+    from bank.users import service as users_service
     from bank.users.views import blp as users
     from bank.web import body, context, docs, problems, streaming
     from bank.web import limits as rate_limits
@@ -77,6 +81,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     rate_limits.init_app(app, tokens.user)
     replicas.init_app(app, config, tokens.user)
     tokens.init_app(app)
+    loads = {"account": accounts_service.shown, "balance": balances_service.shown, "user": users_service.shown, "rates": fx_service.shown}
+    cache.init_app(app, config, loads)
     metrics.init_app(app)
     stats.init_app(app)
     health.init_app(app)

@@ -141,6 +141,12 @@ class Config:
         _whole(1, 86_400),
         "When a transaction has waited this long in a lane, the lane takes no more (503) until its queue is shorter.",
     )
+    cache: bool = _setting(
+        "BANK_CACHE",
+        True,
+        _yes_or_no,
+        "Whether accounts, balances, users and rates are shown out of Redis, while `bank follow` keeps them up.",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "BANK_CORS_ORIGINS", (), _list, "Origins whose pages may call the API, separated by commas. None by default."
     )

@@ -175,13 +175,13 @@ def unit_of_work() -> Iterator[Session]:
 
 
 @contextmanager
-def reader() -> Iterator[Session]:
-    """A session for reading, from where the request's route leads. Its connections are in autocommit: no BEGIN and no COMMIT cross
-    the wire.
+def reader(bind: str | None = None) -> Iterator[Session]:
+    """A session for reading from the engine `bind` (None: where the request's route leads). Its connections are in autocommit: no
+    BEGIN and no COMMIT cross the wire.
 
     Each statement sees its own snapshot, so what must agree is read by one statement. Raises Unavailable as `unit_of_work()` does.
     """
-    bind = route().reads
+    bind = bind or route().reads
     with _using(bind), Session(db.engines[bind]) as session:
         yield session
 

@@ -48,6 +48,19 @@ def etag(account: Row[Any]) -> str:
     return f"{account.version}-{account.balance_version}-{account.held}"
 
 
+def shown(account_ids: Iterable[str], bind: str) -> dict[str, Any]:
+    """For the cache: of each of these customers' accounts that there is, `body` as it is shown and its `etag`, read from `bind`."""
+    with reader(bind) as session:
+        rows = session.execute(
+            text(
+                f"""SELECT {_COLUMNS} FROM accounts a JOIN balances b ON b.account_id = a.id
+                     WHERE a.id = ANY(CAST(:ids AS uuid[])) AND a.kind = 'customer'"""
+            ),
+            {"ids": list(account_ids)},
+        ).all()
+    return {row.id: {"body": present(row), "etag": etag(row)} for row in rows}
+
+
 def get(account_id: str, owner_id: str | None) -> Row[Any]:
     """One customer's account. Raises NotFound when it is not there or not `owner_id`'s (None: anybody's)."""
     with reader() as session:

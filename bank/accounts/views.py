@@ -11,6 +11,7 @@ from bank.auth.guard import login_required, origin, principal
 from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import InvalidMoney, parse_amount
+from bank.resilience.cache import cache
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
@@ -66,8 +67,10 @@ def list_accounts(query: dict[str, Any]) -> Response:
 @blp.problem(404, "Not there, or not yours.")
 def get_account(account_id: UUID) -> Response:
     """Read one account"""
-    account = service.get(str(account_id), _whose_to_read())
-    return resource(service.present(account), service.etag(account))
+    owner_id, account = _whose_to_read(), cache().read("account", str(account_id))
+    if account is None or owner_id not in (None, account["body"]["user_id"]):
+        raise NotFound
+    return resource(account["body"], account["etag"])
 
 
 @blp.route("/<uuid:account_id>", methods=["PATCH"])

@@ -5,7 +5,7 @@ An entry has two times: from when it counts (`effective_at`) and when the bank l
 account's entries, which are in the order of posting, answer the second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,6 +64,12 @@ def current(owner_id: str | None, account_id: str | None, currency: str | None, 
     statement += " ORDER BY account_id LIMIT %(limit)s"
     parameters = {"owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1}
     return fetch(statement, parameters)
+
+
+def shown(account_ids: Iterable[str], bind: str) -> dict[str, Any]:
+    """For the cache: the balance of each of these customers' accounts that there is, as it is shown, read from `bind`."""
+    statement = _CURRENT.format(owner="IS NOT NULL") + " AND account_id = ANY(%(accounts)s::uuid[])"
+    return {row[0]: present(row) for row in fetch(statement, {"accounts": list(account_ids)}, bind)}
 
 
 def present(row: tuple[Any, ...]) -> dict[str, Any]:

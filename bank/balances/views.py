@@ -7,8 +7,9 @@ from flask import Response
 
 from bank.auth.guard import login_required, principal
 from bank.balances import schemas, service
-from bank.errors import Forbidden, Unprocessable
+from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import format_amount
+from bank.resilience.cache import cache
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
@@ -34,6 +35,11 @@ def current(query: dict[str, Any]) -> Response:
     if owner_id is not None and query.get("user_id", owner_id) != owner_id:
         raise Forbidden("Only staff may name a user.")
     account_id = query.get("account_id")
+    if query.keys() <= {"account_id", "limit"} and account_id:
+        balance = cache().read("balance", account_id)
+        if balance is None or owner_id not in (None, balance["user_id"]):
+            raise NotFound
+        return paging.page(query, [balance], [account_id])
     rows = service.current(owner_id or query.get("user_id"), account_id, query.get("currency"), paging.after(query), query["limit"])
     if account_id and not rows:
         # An account that is there, but in another currency than asked for, is an empty list.

@@ -20,6 +20,7 @@ COMMANDS = {
     "replay": "Show what the bank looked like at any moment, as the events tell it.",
     "follow": "Seal the log of events into signed blocks, and keep up what else is made from it.",
     "followers": "List the followers of the log, and how far behind each is.",
+    "cache": "Put the accounts that move most into the cache.",
     "verify": "Walk the chain of sealed blocks and hold every event against it.",
     "verify-receipt": "Check a transaction's receipt offline, with the public key alone.",
 }

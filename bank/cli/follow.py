@@ -9,9 +9,10 @@ import structlog
 from bank import create_app
 from bank.audit import outcomes
 from bank.config import Config, ConfigError
-from bank.followers.runner import Gather, Inside, Runner
+from bank.followers.runner import Follower, Gather, Inside, Runner
 from bank.proof import keys
 from bank.proof.sealer import BLOCK_EVENTS, NAME, Sealer
+from bank.resilience.refresher import Refresher
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,10 @@ def command() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sealer = Sealer(key, [bytes.fromhex(public_key) for public_key in config.seal_public_keys])
-    runner = Runner([Inside(NAME, sealer.take, Gather(_SEAL_SECONDS, BLOCK_EVENTS)), Inside("audit", outcomes.take)])
+    refresher = Refresher(app.extensions["cache"])
+    sealing = Inside(NAME, sealer.take, Gather(_SEAL_SECONDS, BLOCK_EVENTS))
+    followers: list[Follower] = [sealing, Inside("audit", outcomes.take), refresher.follower]
+    runner = Runner(followers, refresher.tell)
     with app.app_context():
         log.info("following", public_key=keys.public_half(key).hex())
         runner.run(stop)

@@ -76,7 +76,9 @@ class Runner:
     """Runs followers, in one thread. A second runner in another process does no harm: of the followers Inside each is one
     runner's at a time, those Outside may see events twice."""
 
-    def __init__(self, followers: Sequence[Follower]) -> None:
+    def __init__(self, followers: Sequence[Follower], after_each: Callable[[int], None] = lambda last: None) -> None:
+        """`after_each` is called after each look with the settled position that the log had; what it raises is as if a follower had."""
+        self._after_each = after_each
         self._seats = [(follower, _Seat()) for follower in followers]
         self._horizon = Horizon()
 
@@ -97,6 +99,7 @@ class Runner:
         for follower, seat in self._seats:
             while not stop.is_set() and _is_due(follower, seat, last):
                 _advance(follower, seat, last)
+        self._after_each(last)
 
 
 def _is_due(follower: Follower, seat: _Seat, last: int) -> bool:

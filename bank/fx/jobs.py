@@ -6,6 +6,7 @@ from flask import current_app
 from bank.config import Config
 from bank.fx import service
 from bank.fx.provider import EuropeanCentralBank, RateProvider
+from bank.resilience.cache import cache
 
 log = structlog.get_logger(__name__)
 
@@ -22,5 +23,6 @@ def refresh_rates() -> int:
     days = provider.days_after(service.newest_day())
     service.record(provider.name, days)
     if days:
+        cache().forget("rates")
         log.info("rates_recorded", source=provider.name, days=len(days), newest=days[-1].day.isoformat())
     return len(days)

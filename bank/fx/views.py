@@ -6,6 +6,7 @@ from flask import Response
 
 from bank.auth.guard import login_required, origin, principal
 from bank.fx import schemas, service
+from bank.resilience.cache import cache
 from bank.users.models import Role
 from bank.web.api import Blueprint
 from bank.web.body import json_response
@@ -23,7 +24,8 @@ def list_rates(query: dict[str, Any]) -> Response:
     Of each currency the newest that was published for that day, or for one of the days before while that still counts: on a
     Sunday those of Friday. A currency that has none is left out. Rates between two others go by way of the euro.
     """
-    return json_response({"base": service.BASE, "data": service.rates(query.get("date"))})
+    day = query.get("date")
+    return json_response({"base": service.BASE, "data": cache().read("rates", day.isoformat() if day else service.TODAY)})
 
 
 @blp.route("/rates", methods=["POST"])
@@ -36,6 +38,7 @@ def publish_rate(body: dict[str, Any]) -> Response:
     It counts before the provider's of the same day, and before those that were published earlier; nothing is overwritten.
     """
     published = service.publish(body["currency"], body["rate"], body.get("date"), origin())
+    cache().forget("rates")
     return json_response({"base": service.BASE, **published}, 201)
 
 

@@ -9,7 +9,18 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 
 from bank.db import REPLICA, Databases, route
 from bank.money import exponent
-from bank.processing.counters import Accepted, FollowersSeen, Happening, InvariantsChecked, QueueSeen, ReplicaSeen, Shed, StoodBy, counters
+from bank.processing.counters import (
+    Accepted,
+    CacheAsked,
+    FollowersSeen,
+    Happening,
+    InvariantsChecked,
+    QueueSeen,
+    ReplicaSeen,
+    Shed,
+    StoodBy,
+    counters,
+)
 from bank.processing.queue import bells
 from bank.web.limits import limiter
 
@@ -32,6 +43,7 @@ _trips = Counter("bank_breaker_opened_total", "How often a breaker opened.", ["p
 _shed = Counter("bank_transactions_shed_total", "Transactions not taken since too much waited.", ["lane"])
 _stood_by = Counter("bank_transactions_posted_without_redis_total", "Transactions decided by a process that could not ring for them.")
 _lag = Gauge("bank_replica_lag_seconds", "By how much the replica is behind at most.", multiprocess_mode="livemax")
+_cache = Counter("bank_cache_requests_total", "Values asked of the cache, and how that ended.", ["kind", "result"])
 _reads = Counter("bank_reads_total", "Answers read from the primary or from the replica.", ["database"])
 _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
 
@@ -81,6 +93,9 @@ def _observe(happened: Happening) -> None:
         return
     if isinstance(happened, StoodBy):
         _stood_by.inc(happened.count)
+        return
+    if isinstance(happened, CacheAsked):
+        _cache.labels(happened.kind, happened.result).inc()
         return
     if isinstance(happened, ReplicaSeen):
         _lag.set(happened.seconds)

@@ -80,7 +80,15 @@ class ReplicaSeen:
     seconds: float
 
 
-Seen = QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
+@dataclass(frozen=True, slots=True)
+class CacheAsked:
+    """A value of a kind was asked of the cache: `hit`, `miss`, `passed` (it was not to be used), or `error`."""
+
+    kind: str
+    result: str
+
+
+Seen = CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
 Happening = BatchDone | Accepted | Seen
 
 

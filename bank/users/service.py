@@ -1,6 +1,7 @@
 """Making, reading, changing and deleting users."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -78,17 +79,25 @@ def create_user(session: Session, username: str, email: str, password_hash: str 
     return user
 
 
+def shown(user_ids: Iterable[str], bind: str) -> dict[str, Any]:
+    """For the cache: of each of these users that there is, `body` as it is shown and its `etag`, read from `bind`."""
+    with reader(bind) as session:
+        users = session.scalars(select(User).where(User.id.in_(list(user_ids)))).all()
+    return {user.id: {"body": present_user(user), "etag": etag(user)} for user in users}
+
+
 def get(who: Principal, user_id: str) -> User:
     """The user. Raises NotFound when there is none or it is not for `who` to read."""
     with reader() as session:
         user = session.get(User, user_id)
-    if user is None or not _may_read(who, user):
+    if user is None or not may_read(who, user.id, user.role):
         raise NotFound
     return user
 
 
-def _may_read(who: Principal, user: User) -> bool:
-    return who.id == user.id or who.may_read_all or (who.role == Role.TELLER and user.role == Role.CUSTOMER)
+def may_read(who: Principal, user_id: str, role: str) -> bool:
+    """Whether the user, who has this role, is for `who` to read."""
+    return who.id == user_id or who.may_read_all or (who.role == Role.TELLER and role == Role.CUSTOMER)
 
 
 def search(who: Principal, query: dict[str, Any], before: str | None) -> list[User]:

@@ -6,6 +6,8 @@ from uuid import UUID
 from flask import Response
 
 from bank.auth.guard import login_required, origin, principal
+from bank.errors import NotFound
+from bank.resilience.cache import cache
 from bank.users import schemas, service
 from bank.users.models import Role
 from bank.web import paging
@@ -34,8 +36,10 @@ def list_users(query: dict[str, Any]) -> Response:
 @blp.problem(404, "Not there, or not yours.")
 def get_user(user_id: UUID) -> Response:
     """Read one user: oneself, a customer (tellers), anybody (auditors, admins)"""
-    user = service.get(principal(), str(user_id))
-    return resource(service.present_user(user), service.etag(user))
+    user = cache().read("user", str(user_id))
+    if user is None or not service.may_read(principal(), user["body"]["id"], user["body"]["role"]):
+        raise NotFound
+    return resource(user["body"], user["etag"])
 
 
 @blp.route("/<uuid:user_id>", methods=["PUT"])

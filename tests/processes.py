@@ -58,9 +58,9 @@ def _libpq(url: str) -> str:
     return url.replace("postgresql+psycopg2://", "postgresql://", 1)
 
 
-def python(arguments: Sequence[str | Path], environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start this Python in the root of the repository; its output goes to `log`. It ends with the test run."""
-    return spawn([sys.executable, *arguments], env={**_plain(), **environ}, log=log, cwd=ROOT, death_signal=signal.SIGKILL)
+def python(arguments: Sequence[str | Path], environ: Mapping[str, str], log: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
+    """Start this Python in the root of the repository, or of a copy of it; its output goes to `log`. It ends with the test run."""
+    return spawn([sys.executable, *arguments], env={**_plain(), **environ}, log=log, cwd=cwd, death_signal=signal.SIGKILL)
 
 
 def _plain() -> dict[str, str]:

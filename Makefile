@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports check bench clean python
+.PHONY: help run test lint types imports check bench secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -47,6 +47,9 @@ check: lint types imports ## lint, types and imports
 
 bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
 	@$(PY) -m tests.bench
+
+secrets: ## Make what the containers need: a file for each secret, and .env; what is there stays
+	@docker/secrets.sh
 
 clean: ## Remove .venv and caches; the bank's data stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

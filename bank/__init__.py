@@ -34,8 +34,10 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.limits.views import limits, rules
     from bank.observability import health, logs, metrics, stats
     from bank.observability.views import blp as admin
+    from bank.processing import shedding, standby
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
+    from bank.resilience import deadlines, replicas
     from bank.schedules.views import blp as schedules
     from bank.transactions.views import blp as transactions
     from bank.users.views import blp as users
@@ -56,14 +58,16 @@ def create_app(config: "Config | None" = None) -> "Flask":
         JWT_SECRET_KEY=config.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
         JWT_REFRESH_TOKEN_EXPIRES=timedelta(seconds=config.refresh_token_seconds),
-        **database.settings(config.database_url, max(config.web_threads, config.worker_threads + 1)),
+        **database.settings(config.database_url, config.database_replica_url, max(config.web_threads, config.worker_threads + 1)),
         **docs.SETTINGS,
         **rate_limits.settings(config),
     )
     if config.trusted_proxies:
         proxies = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
-    database.db.init_app(app)
+    database.init_app(app)
+    deadlines.init_app(app)
+    app.extensions.update(standby=standby.Standby(app), gate=shedding.Gate())
     context.init_app(app)
     logs.init_app(app)
     problems.init_app(app)
@@ -71,6 +75,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), supports_credentials=False)
     rate_limits.init_app(app, tokens.user)
+    replicas.init_app(app, config, tokens.user)
     tokens.init_app(app)
     metrics.init_app(app)
     stats.init_app(app)

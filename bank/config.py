@@ -94,6 +94,19 @@ class Config:
         "BANK_ENV", "production", _environment, "Which profile: development, test or production. Production checks for unsafe values."
     )
     database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.", secret=True)
+    database_replica_url: str = _setting(
+        "DATABASE_REPLICA_URL",
+        "",
+        _postgres_url,
+        "Where a streaming replica of it is, to be read from. None by default: everything is read from the primary.",
+        secret=True,
+    )
+    replica_max_lag_seconds: int = _setting(
+        "BANK_REPLICA_MAX_LAG_SECONDS",
+        5,
+        _whole(1, 300),
+        "By how many seconds the replica may be behind while the primary answers. When that is away, it is read as it is.",
+    )
     redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.", secret=True)
     jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.", secret=True)
     access_token_seconds: int = _setting("BANK_ACCESS_TOKEN_SECONDS", 900, _whole(10, 86_400), "How long an access token lives.")
@@ -121,6 +134,12 @@ class Config:
         16,
         _whole(1, 256),
         "Requests that one web process answers at once; at most half of them wait for an outcome.",
+    )
+    shed_after_seconds: int = _setting(
+        "BANK_SHED_AFTER_SECONDS",
+        30,
+        _whole(1, 86_400),
+        "When a transaction has waited this long in a lane, the lane takes no more (503) until its queue is shorter.",
     )
     cors_origins: tuple[str, ...] = _setting(
         "BANK_CORS_ORIGINS", (), _list, "Origins whose pages may call the API, separated by commas. None by default."

@@ -63,10 +63,10 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.from_env()
     app = Flask(__name__)
     app.config.update(
-        **database.settings(config.database_url, pool_size=2),
+        **database.settings(config.database_url, "", pool_size=2),
         RQ_DASHBOARD_REDIS_URL=config.redis_url,
     )
-    database.db.init_app(app)
+    database.init_app(app)
     _speak_json()
     web.setup_rq_connection(app)
     app.register_blueprint(web.blueprint, url_prefix=MOUNT)

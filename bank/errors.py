@@ -246,6 +246,14 @@ class Unavailable(BankError):
 
     status, code, title = 503, "unavailable", "The service is unavailable for a moment"
 
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1, sqlstate: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1, sqlstate: str | None = None, part: str | None = None) -> None:
+        """`part` names what does not answer, whatever it is asked; None where only this was not to be had."""
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
         self.sqlstate = sqlstate
+        self.part = part
+
+
+class RatesTooOld(Unavailable):
+    """There are rates, and all of them are older than may be used: who publishes them has been silent for days."""
+
+    code, title = "rates_too_old", "No rate is new enough"

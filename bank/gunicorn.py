@@ -18,8 +18,9 @@ preload_app = False
 # The gthread worker does not end a request that takes long, so `timeout` only notices a worker
 # whose main loop hangs; requests are bounded by the database's statement and lock timeouts.
 timeout = 60
-# Longer than the longest answer held back by `Prefer: wait`, so that a deploy cuts off nobody.
-graceful_timeout = 35
+# What is held back by `Prefer: wait`, and streams, end when the process is asked to stop (`bank.web.serving`); what is left is bounded by
+# the database's time-outs, and hardly ever takes a second.
+graceful_timeout = 8
 keepalive = 30
 
 # The heartbeat file of each worker: on a disk that is busy, touching it can stall the worker.
@@ -40,12 +41,12 @@ loglevel = "info"
 
 
 def post_worker_init(worker: Any) -> None:
-    """Let the streams that follow the log end when the worker is asked to stop, and not hold it up."""
+    """Let those who wait, and streams, be answered when the worker is asked to stop, and not hold it up."""
     # Not above: the arbiter reads this file, and needs none of the application.
     from bank.processes import spare_collector
-    from bank.web import streaming
+    from bank.web import serving
 
-    streaming.ends_with(lambda: worker.alive)
+    serving.ends_with(lambda: worker.alive)
     spare_collector()
 
 

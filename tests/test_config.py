@@ -14,6 +14,7 @@ from tests.test_house_rules import ROOT
 
 GIVEN = {
     "DATABASE_URL": "postgresql://bank:one@database/bank",
+    "DATABASE_REPLICA_URL": "postgresql://bank:one@replica/bank",
     "REDIS_URL": "redis://:two@redis:6379/0",
     "JWT_SECRET_KEY": "0123456789abcdef0123456789abcdef",
     "BANK_SEAL_KEY": "0123456789abcdef" * 4,

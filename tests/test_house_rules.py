@@ -190,6 +190,34 @@ def test_every_migration_goes_up_down_and_up_again_and_ends_where_the_models_are
     assert shape() == nothing
 
 
+# A migration that takes away what the version before the last used: its revision, and what goes.
+CONTRACTS: dict[str, set[str]] = {}
+
+
+def test_a_migration_leaves_the_version_before_it_what_it_reads_and_writes(empty_app) -> None:
+    def columns() -> dict[str, tuple[str, bool, bool]]:
+        """By table and column: its type, whether it may be left empty, and whether it may be left out of an INSERT."""
+        query = """SELECT table_name || '.' || column_name, data_type, is_nullable = 'YES',
+                          is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES'
+                     FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"""
+        with db.engine.connect() as connection:
+            return {row[0]: (row[1], row[2], row[3]) for row in connection.exec_driver_sql(query)}
+
+    before: dict[str, tuple[str, bool, bool]] = {}
+    for script in list(ScriptDirectory(MIGRATIONS).walk_revisions())[::-1]:
+        upgrade(directory=MIGRATIONS, revision=script.revision)
+        after = columns()
+        tables = {name.split(".")[0] for name in before}
+        assert {*before} - {*after} == CONTRACTS.get(script.revision, set()), script
+        for name, (kind, empty, _) in after.items():
+            if name in before:
+                assert kind == before[name][0], f"{script}: {name} has another type"
+                assert empty or not before[name][1], f"{script}: {name} may not be empty any more"
+        new = [name for name in after if name not in before and name.split(".")[0] in tables]
+        assert [name for name in new if not after[name][2]] == [], f"{script}: the version before cannot write these tables"
+        before = after
+
+
 BOOKED = """
     WITH event AS (
         INSERT INTO events (position, stream_id, version, type, data, trace_id) OVERRIDING SYSTEM VALUE

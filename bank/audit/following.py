@@ -10,6 +10,7 @@ from bank.db import reader
 from bank.events import store
 from bank.events.horizon import Horizon, settled
 from bank.web import streaming
+from bank.web.serving import serving
 
 # A follower looks for new events this often, and has a thread of the server for so long at most.
 _POLL_SECONDS = 0.5
@@ -34,7 +35,7 @@ def follow(filters: Mapping[str, Any], after: int) -> Iterator[Sequence[Row[Any]
     """
     horizon = Horizon()
     end, speak_at = time.monotonic() + _FOLLOW_SECONDS, 0.0
-    while time.monotonic() < end and streaming.serving():
+    while time.monotonic() < end and serving():
         last = _advance(horizon)
         for rows in _pages(filters, after, last):
             yield rows

@@ -26,6 +26,7 @@ from bank.ledger.system import BATCH_LANE
 from bank.limits import store as limits
 from bank.processing.counters import counters
 from bank.processing.queue import bells
+from bank.processing.shedding import admit
 from bank.transactions import parties
 from bank.transactions import store as transactions
 from bank.transactions.many import submit_many
@@ -57,6 +58,7 @@ def _submit(
         now, stored = transactions.find_key(session, origin.actor_id, _ROUTE, asked.key)
         if stored is not None:
             return replay(stored, fingerprint, _ROUTE, origin, asked.key or "", session)
+        admit(session.connection(), BATCH_LANE)
         accepted = SimpleNamespace(id=batch_id, mode=mode.value, created_at=now, completed_at=None, counts={"pending": len(items)})
         body = orjson.dumps(_present(accepted, None))
         store.insert(session, batch_id, mode, len(items), key_to_store(_ROUTE, fingerprint, body, origin, asked), origin)

@@ -129,6 +129,13 @@ class Server:
             raise
         return self.url
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The server that was started."""
+        if self._child is None:
+            raise EmbeddedError(f"{self.title} has not been started.")
+        return self._child
+
     def stop(self) -> None:
         """Stop it, cleanly if it will, and let go of the data directory."""
         if self._child is not None:

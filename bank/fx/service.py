@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from bank.audit import service as audit
 from bank.config import Config
 from bank.db import reader, unit_of_work
-from bank.errors import NotFound, QuoteExpired, QuoteUsed, RateUnavailable, Unprocessable
+from bank.errors import NotFound, QuoteExpired, QuoteUsed, RatesTooOld, RateUnavailable, Unprocessable
 from bank.events.types import Origin
 from bank.fx.provider import DayOfRates
 from bank.money import MAX_MINOR, currencies, exchanged, exponent, format_amount, nearest, plain
@@ -35,6 +35,9 @@ _RATE = Context(prec=12, rounding=ROUND_HALF_EVEN)
 
 # The spread is in hundredths of a percent.
 _WHOLE_RATE = 10_000
+
+# How often those who publish rates are asked.
+_REFRESH_SECONDS = 3_600
 
 # Rates of a first load are written a few years at a time, in short transactions.
 _DAYS_AT_ONCE = 500
@@ -100,15 +103,32 @@ def _present_rate(row: Row[Any]) -> dict[str, Any]:
     }
 
 
+_LAST_DAYS = text(
+    """
+    SELECT wanted.currency, r.day FROM unnest(CAST(:currencies AS text[])) AS wanted (currency)
+     CROSS JOIN LATERAL (SELECT day FROM fx_rates WHERE currency = wanted.currency ORDER BY day DESC LIMIT 1) r
+    """
+)
+
+
+def _silent(session: Session, missing: Sequence[str]) -> bool:
+    """Whether what is missing is no more missing than everything else: its last rate is of the last day there is."""
+    last = {row.currency: row.day for row in session.execute(_LAST_DAYS, {"currencies": list(currencies())})}
+    return bool(last) and all(last.get(each) == max(last.values()) for each in missing)
+
+
 def price(session: Session, currency: str, to_currency: str) -> Price:
     """The rate between two currencies today, by way of the euro, with the spread taken from it.
 
-    Raises RateUnavailable when one of them has no rate of the last days.
+    Raises RateUnavailable when one of them has no rate of the last days, and RatesTooOld when that is since nothing new was
+    published at all.
     """
     config: Config = current_app.config["BANK"]
     found = {row.currency: row for row in _rates(session, [currency, to_currency], None)}
     missing = [each for each in (currency, to_currency) if each != BASE and each not in found]
     if missing:
+        if _silent(session, missing):
+            raise RatesTooOld(f"Nothing was published for the last {config.fx_max_age_days} days.", retry_after=_REFRESH_SECONDS)
         raise RateUnavailable(f"No rate of {missing[0]} was published for the last {config.fx_max_age_days} days.")
     away, to = (found[each].rate if each != BASE else Decimal(1) for each in (currency, to_currency))
     return Price(

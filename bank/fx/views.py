@@ -44,6 +44,9 @@ def publish_rate(body: dict[str, Any]) -> Response:
 @blp.arguments(schemas.AskQuote())
 @blp.response(201, schemas.QuoteAnswer)
 @blp.problem(422, "Not valid; `errors` names each place. `rate_unavailable`: nobody has published a rate, or none that is new enough.")
+@blp.problem(
+    503, "`rates_too_old`: nothing has been published for days, so that no rate may be used. Or a part that is needed is out of reach."
+)
 def ask_quote(body: dict[str, Any]) -> Response:
     """Get a firm rate for half a minute
 

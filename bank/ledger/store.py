@@ -651,8 +651,25 @@ _QUEUE = """
 
 def queue(connection: Connection) -> list[tuple[int, int, float]]:
     """The lanes in which transactions wait: lane, how many, and for how many seconds the oldest."""
+    return [(lane, count, float(seconds)) for lane, count, seconds in _by_lane(connection, _QUEUE)]
+
+
+_OLDEST = """(SELECT {lane}, EXTRACT(epoch FROM clock_timestamp() - created_at) FROM transactions
+               WHERE lane = {lane} AND seq > {position} AND status = 'pending' ORDER BY seq LIMIT 1)"""
+
+
+def oldest(connection: Connection) -> dict[int, float]:
+    """By lane, for how many seconds the oldest pending transaction waits; lanes in which none does are left out.
+
+    Unlike `queue` it looks at one row of each lane, however many there are.
+    """
+    return {lane: float(seconds) for lane, seconds in _by_lane(connection, _OLDEST)}
+
+
+def _by_lane(connection: Connection, statement: str) -> Sequence[Row[Any]]:
     positions = connection.exec_driver_sql("SELECT lane, position FROM lanes ORDER BY lane").fetchall()
     if not positions:
         return []
-    rows = connection.exec_driver_sql(" UNION ALL ".join(_QUEUE.format(lane=lane, position=position) for lane, position in positions))
-    return [(lane, count, float(seconds)) for lane, count, seconds in rows]
+    return connection.exec_driver_sql(
+        " UNION ALL ".join(statement.format(lane=lane, position=position) for lane, position in positions)
+    ).fetchall()

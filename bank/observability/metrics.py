@@ -2,13 +2,15 @@
 
 import os
 
-from flask import Flask
+from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
+from bank.db import REPLICA, Databases, route
 from bank.money import exponent
-from bank.processing.counters import Accepted, FollowersSeen, Happening, InvariantsChecked, QueueSeen, counters
+from bank.processing.counters import Accepted, FollowersSeen, Happening, InvariantsChecked, QueueSeen, ReplicaSeen, Shed, StoodBy, counters
+from bank.processing.queue import bells
 from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
@@ -25,6 +27,12 @@ _behind = Gauge(
     "bank_follower_lag_seconds", "How long the first event waits for a follower of the log.", ["follower"], multiprocess_mode="mostrecent"
 )
 _violations = Gauge("bank_invariant_violations", "Violations the last sample found.", ["check"], multiprocess_mode="mostrecent")
+_breakers = Gauge("bank_breaker_state", "0 closed, 1 half-open, 2 open; the worst of all processes.", ["part"], multiprocess_mode="livemax")
+_trips = Counter("bank_breaker_opened_total", "How often a breaker opened.", ["part"])
+_shed = Counter("bank_transactions_shed_total", "Transactions not taken since too much waited.", ["lane"])
+_stood_by = Counter("bank_transactions_posted_without_redis_total", "Transactions decided by a process that could not ring for them.")
+_lag = Gauge("bank_replica_lag_seconds", "By how much the replica is behind at most.", multiprocess_mode="livemax")
+_reads = Counter("bank_reads_total", "Answers read from the primary or from the replica.", ["database"])
 _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
 
 
@@ -36,6 +44,23 @@ def init_app(app: Flask) -> None:
     ).init_app(app)
     limiter.exempt(app.view_functions["prometheus_metrics"])
     counters.listen("metrics", _observe)
+    databases: Databases = app.extensions["databases"]
+    for breaker in (databases.primary, databases.replica, bells.breaker):
+        _breakers.labels(breaker.name).set(0)
+        breaker.listen("metrics", _tell_breaker)
+    app.after_request(_count_read)
+
+
+def _tell_breaker(part: str, state: str) -> None:
+    _breakers.labels(part).set(("closed", "half-open", "open").index(state))
+    if state == "open":
+        _trips.labels(part).inc()
+
+
+def _count_read(response: Response) -> Response:
+    if request.method == "GET" and "known_position" in g:
+        _reads.labels("replica" if route().reads == REPLICA else "primary").inc()
+    return response
 
 
 def _observe(happened: Happening) -> None:
@@ -50,6 +75,15 @@ def _observe(happened: Happening) -> None:
     if isinstance(happened, FollowersSeen):
         for follower, seconds in happened.seconds.items():
             _behind.labels(follower).set(seconds)
+        return
+    if isinstance(happened, Shed):
+        _shed.labels(str(happened.lane)).inc()
+        return
+    if isinstance(happened, StoodBy):
+        _stood_by.inc(happened.count)
+        return
+    if isinstance(happened, ReplicaSeen):
+        _lag.set(happened.seconds)
         return
     if isinstance(happened, InvariantsChecked):
         for check, count in happened.violations.items():

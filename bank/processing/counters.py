@@ -59,7 +59,29 @@ class InvariantsChecked:
     violations: dict[str, int]
 
 
-Happening = BatchDone | Accepted | QueueSeen | FollowersSeen | InvariantsChecked
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """A transaction was not taken, since too much waits in its lane."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoodBy:
+    """So many transactions were decided by a process that could not ring for them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSeen:
+    """By how many seconds the replica is behind at most."""
+
+    seconds: float
+
+
+Seen = QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
+Happening = BatchDone | Accepted | Seen
 
 
 class Counters:
@@ -105,8 +127,8 @@ class Counters:
             for listener in self._listeners.values():
                 listener(batch)
 
-    def seen(self, seen: QueueSeen | FollowersSeen | InvariantsChecked) -> None:
-        """Tell how things stand now; there is nothing to count."""
+    def seen(self, seen: Seen) -> None:
+        """Tell how things stand now, or what is of interest to the listeners alone."""
         with self._lock:
             for listener in self._listeners.values():
                 listener(seen)

@@ -4,7 +4,6 @@ Losing a bell, ringing twice or ringing for an empty lane does no harm, so nothi
 again and nothing waits long: the sweeper rings for whatever was not heard.
 """
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from threading import Lock
@@ -20,7 +19,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from bank.config import Config
+from bank.errors import Unavailable
 from bank.ledger.system import BATCH_LANE
+from bank.resilience.breaker import Breaker
 
 log = structlog.get_logger(__name__)
 
@@ -39,15 +40,23 @@ _MARK_SECONDS = 5
 # In the place of a number of rings: more than any drain has answered, so there is work left.
 UNANSWERED = -1
 
-# After Redis failed, rings are left to the sweeper for this long: every request paying the timeout
-# of a dead Redis would take the API down with it.
+# After Redis failed, nobody rings for this long: every request paying the timeout of a dead Redis would take the API down with it.
 _REST_SECONDS = 1.0
+
+
+_TIMEOUT_SECONDS = 0.25
 
 
 @cache
 def _connection(url: str) -> Redis:
     # redis-py would try 10 times by itself, and after a pause run a command twice.
-    return Redis.from_url(url, socket_timeout=0.25, socket_connect_timeout=0.25, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+    return Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
 
 
 # Two threads that ask first at once would each get a client of their own, and the one that is not
@@ -78,35 +87,36 @@ class Bells:
     """
 
     def __init__(self) -> None:
-        self._resting_until = 0.0
+        self.breaker = Breaker("redis", 1, _REST_SECONDS, lambda error: isinstance(error, RedisError))
 
-    def ring(self, lane: int) -> bool:
+    def ring(self, lane: int) -> None:
         """Tell the workers that rows wait in `lane`; call it after the commit.
 
-        Returns whether Redis took it; False is no error, the sweeper will ring.
+        Where Redis does not take it, the process posts them itself (`bank.processing.standby`).
         """
-        if time.monotonic() < self._resting_until:
-            return False
         try:
-            with redis().pipeline() as pipeline:
-                pipeline.incr(_rings(lane))
-                # The mark ends by itself: a bell that a killed worker took with it must not silence the lane.
-                pipeline.set(_mark(lane), 1, nx=True, ex=_MARK_SECONDS)
-                _, marked = pipeline.execute()
-            if marked:
-                queue(BATCH_QUEUE if lane == BATCH_LANE else QUEUE).enqueue(
-                    "bank.processing.tasks.drain",
-                    lane,
-                    description=f"drain lane {lane}",
-                    result_ttl=0,
-                    failure_ttl=86_400,
-                    job_timeout=120,
-                )
-        except RedisError as error:
-            self._resting_until = time.monotonic() + _REST_SECONDS
-            log.warning("bell_not_rung", lane=lane, error=str(error))
-            return False
-        return True
+            with self.breaker():
+                self._ring(lane)
+        except (RedisError, Unavailable) as error:
+            if isinstance(error, RedisError):
+                log.warning("bell_not_rung", lane=lane, error=str(error))
+            current_app.extensions["standby"].post(lane)
+
+    def _ring(self, lane: int) -> None:
+        with redis().pipeline() as pipeline:
+            pipeline.incr(_rings(lane))
+            # The mark ends by itself: a bell that a killed worker took with it must not silence the lane.
+            pipeline.set(_mark(lane), 1, nx=True, ex=_MARK_SECONDS)
+            _, marked = pipeline.execute()
+        if marked:
+            queue(BATCH_QUEUE if lane == BATCH_LANE else QUEUE).enqueue(
+                "bank.processing.tasks.drain",
+                lane,
+                description=f"drain lane {lane}",
+                result_ttl=0,
+                failure_ttl=86_400,
+                job_timeout=120,
+            )
 
     def rings(self, lanes: Sequence[int]) -> dict[int, int]:
         """How often each of the lanes was rung for; always the same while Redis is out of reach."""

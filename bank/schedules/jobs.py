@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from bank.accounts import service as accounts
 from bank.config import Config
 from bank.db import unit_of_work
-from bank.errors import RateUnavailable, Unprocessable
+from bank.errors import RatesTooOld, RateUnavailable, Unprocessable
 from bank.events.types import Origin, ScheduleRan, ScheduleSkipped, TransactionSubmitted
 from bank.fx import service as fx
 from bank.fx.service import Agreed
@@ -137,8 +137,8 @@ def _try(session: Session, schedule: Due, due_at: datetime, attempt: int, now: d
     if schedule.to_currency is not None and not refused:
         try:
             agreed = fx.agree(schedule.amount, schedule.currency, fx.price(session, schedule.currency, schedule.to_currency))
-        except RateUnavailable as error:
-            refused = error.code
+        except (RateUnavailable, RatesTooOld):
+            refused = RateUnavailable.code
         except Unprocessable:
             # Less than a minor unit at the rate of today, or more than the ledger takes.
             refused = FailureCode.AMOUNT_OUT_OF_RANGE.value

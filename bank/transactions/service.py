@@ -26,6 +26,7 @@ from bank.ledger.system import lane_of, outside_account_id
 from bank.limits import store as limits
 from bank.processing.counters import counters
 from bank.processing.queue import bells
+from bank.processing.shedding import admit
 from bank.proof import receipts
 from bank.transactions import explanation, store
 from bank.transactions.models import ReviewStatus
@@ -33,6 +34,7 @@ from bank.transactions.parties import Found, Intent, OneByOne
 from bank.transactions.waiting import waiters
 from bank.web.context import new_id
 from bank.web.fields import timestamp
+from bank.web.serving import LOOK_SECONDS, serving
 
 # SQLSTATE of a lock that was not had in time.
 LOCK_NOT_AVAILABLE = "55P03"
@@ -91,10 +93,12 @@ def fingerprint_of(body: Mapping[str, Any]) -> bytes:
 
 
 def _wait(final: Event, transaction_id: str, seconds: float) -> None:
-    """Wait until the transaction is final, or the time is over. A listener that had to connect again wakes everybody
-    for a look: who sees a pending row goes on waiting."""
+    """Wait until the transaction is final, the time is over, or this process is asked to stop. A listener that had to connect
+    again wakes everybody for a look: who sees a pending row goes on waiting."""
     deadline = time.monotonic() + seconds
-    while final.wait(deadline - time.monotonic()):
+    while serving() and (left := deadline - time.monotonic()) > 0:
+        if not final.wait(min(left, LOOK_SECONDS)):
+            continue
         final.clear()
         if fetch("SELECT FROM transactions WHERE id = %(id)s::uuid AND status <> 'pending'", {"id": transaction_id}):
             return
@@ -113,6 +117,7 @@ def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Ori
             if stored is None:
                 raise
             return replay(stored, fingerprint, intent.operation, origin, asked.key or "", session)
+        admit(session.connection(), event.lane)
         body = orjson.dumps(store.present(as_row(transaction_id, event, now)))
         key = key_to_store(intent.operation, fingerprint, body, origin, asked)
         store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)

@@ -59,7 +59,7 @@ _TITLES = {error.code: error.title for error in _OURS}
 
 def init_app(app: Flask) -> None:
     """Answer every error of the application as a problem."""
-    app.register_error_handler(BankError, _from_bank_error)
+    app.register_error_handler(BankError, from_error)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(Exception, _from_bug)
 
@@ -90,7 +90,8 @@ def problem(
     return Response(orjson.dumps(body), status=status, mimetype="application/problem+json", headers=headers)
 
 
-def _from_bank_error(error: BankError) -> Response:
+def from_error(error: BankError) -> Response:
+    """The problem that tells a client of `error`."""
     return problem(
         error.status,
         error.code if not hasattr(error, "failure_code") else error.failure_code,

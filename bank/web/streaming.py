@@ -121,16 +121,3 @@ def _cell(value: Any) -> str:
     shown = value if isinstance(value, str) else orjson.dumps(value).decode()
     # An apostrophe in front makes a spreadsheet take the cell for text.
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
-
-
-_serving: list[Callable[[], bool]] = []
-
-
-def ends_with(alive: Callable[[], bool]) -> None:
-    """Let streams that wait for more end once `alive` says no: the process is asked to stop."""
-    _serving.append(alive)
-
-
-def serving() -> bool:
-    """Whether this process goes on."""
-    return all(alive() for alive in _serving)

@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from bank import create_app
 from bank.cli.scheduler import Clock, JsonJob
 from bank.config import Config, ConfigError
 from bank.db import db, reader, unit_of_work
@@ -25,7 +26,9 @@ from bank.errors import RateUnavailable, Unavailable
 from bank.fx import jobs, provider, service
 from bank.fx.provider import DayOfRates, EuropeanCentralBank
 from bank.processing.queue import QUEUE, SLOW_QUEUE
-from tests.conftest import Person
+from bank.users.models import Role
+from tests.conftest import Person, people
+from tests.processes import fresh_database
 
 FRIDAY = date(2019, 3, 8)
 
@@ -290,3 +293,29 @@ def test_the_clock_lets_the_slow_worker_fetch_rates(config):
     job = Queue(SLOW_QUEUE, connection=connection, serializer=JSONSerializer).fetch_job("tick-refresh_rates")
     assert job.func is jobs.refresh_rates
     connection.flushdb()
+
+
+def test_a_provider_that_has_been_silent_for_days_is_a_part_out_of_reach(environ, tmp_path, password_hash):
+    with fresh_database(environ, tmp_path) as own:
+        app = create_app(Config.from_env(own))
+        cast = people(app, password_hash, {"admin": Role.ADMIN, "alice": Role.CUSTOMER})
+        for currency, rate in (("USD", "1.25"), ("JPY", "150")):
+            body = {"currency": currency, "rate": rate, "date": "2020-01-03"}
+            assert cast["admin"].post("/fx/rates", body).status_code == 201
+        body = {"currency": "CHF", "rate": "0.9", "date": "2019-12-27"}
+        assert cast["admin"].post("/fx/rates", body).status_code == 201
+
+        def ask(currency, to_currency):
+            return cast["alice"].post("/fx/quotes", {"amount": "10", "currency": currency, "to_currency": to_currency})
+
+        for pair in (("USD", "JPY"), ("EUR", "USD")):
+            answer = ask(*pair)
+            assert (answer.status_code, answer.json["code"]) == (503, "rates_too_old")
+            assert answer.headers["Retry-After"] == "3600"
+        # One that ended before the others is not published any more; one that never was, is not either.
+        for pair in (("CHF", "EUR"), ("USD", "VUV")):
+            answer = ask(*pair)
+            assert (answer.status_code, answer.json["code"]) == (422, "rate_unavailable")
+        assert cast["admin"].post("/fx/rates", {"currency": "USD", "rate": "1.25"}).status_code == 201
+        assert ask("EUR", "USD").status_code == 201
+        assert ask("EUR", "JPY").json["code"] == "rate_unavailable"

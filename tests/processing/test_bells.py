@@ -1,11 +1,8 @@
 """The bell: heard once, never lost between two drains, and rung again by the sweeper."""
 
 import json
-import socket
-import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 from flask import Flask
@@ -48,8 +45,8 @@ def waiting_jobs() -> list[tuple[str, list[int]]]:
 
 def test_a_lane_has_one_bell_however_often_it_is_rung_for() -> None:
     for _ in range(5):
-        assert bells.ring(3)
-    assert bells.ring(2)
+        bells.ring(3)
+    bells.ring(2)
     assert waiting_jobs() == [("bank.processing.tasks.drain", [3]), ("bank.processing.tasks.drain", [2])]
 
 
@@ -203,23 +200,6 @@ def test_a_lane_that_cannot_be_drained_keeps_no_other_from_being_finished(
     queue().empty()
     bells.ring((lane + 1) % 4)
     assert waiting_jobs() == [("bank.processing.tasks.drain", [(lane + 1) % 4])]
-
-
-def test_without_redis_money_is_taken_and_a_drain_works_and_nobody_waits(
-    alice: Person, app: Flask, processor: Processor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account_id = str(alice.open_account()["id"])
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], redis_url=f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"))
-        monkeypatch.setattr("bank.processing.queue.bells._resting_until", 0.0)
-        started = time.monotonic()
-        for _ in range(20):
-            response = alice.post("/transactions/credit", {"account_id": account_id, "amount": "1.00", "currency": "USD"})
-            assert response.status_code == 202
-        assert processor.drain(lane_of(account_id, 4)) >= 20
-        assert time.monotonic() - started < 5, "a Redis that is away was waited for again and again"
-    assert alice.get("/balances/current").json["data"][0]["amount"] == "20.00"
 
 
 def test_a_ring_at_the_very_last_look_is_still_heard(alice: Person, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""What keeps the bank up when a part of it is not: breakers, replicas, caches."""

@@ -173,7 +173,7 @@ def test_who_is_named_in_a_file_is_there_and_listens_and_can_be_reached(made: Pa
             for other in others:
                 assert port in ports(other), f"{name} asks {host}:{port}, and {other} listens on {sorted(ports(other))}"
             seen.add(host)
-    assert {"api-1", "api-2", "database", "redis", "patroni-1", "worker", "tempo", "prometheus", "etcd-1"} <= seen
+    assert {"api-1", "api-2", "database", "database-replica", "redis", "patroni-1", "worker", "tempo", "prometheus", "etcd-1"} <= seen
 
 
 # ---- What a container is given ----
@@ -192,7 +192,7 @@ def test_what_is_mounted_is_there_and_cannot_be_written(name: str) -> None:
 def test_no_volume_network_or_secret_is_left_over() -> None:
     assert {source for name in SERVICES for source, _, _ in mounts(name) if not source.startswith(".")} == set(COMPOSE["volumes"])
     assert {network for service in SERVICES.values() for network in service["networks"]} == set(COMPOSE["networks"])
-    assert {secret for service in SERVICES.values() for secret in service.get("secrets", [])} <= set(COMPOSE["secrets"])
+    assert {secret for service in SERVICES.values() for secret in service.get("secrets", [])} == set(COMPOSE["secrets"])
 
 
 @every_service

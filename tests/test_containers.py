@@ -128,11 +128,18 @@ def test_who_waits_for_another_says_for_what(name: str) -> None:
 # collector's own metrics, and the port of the bank's workers.
 _LISTENS = re.compile(
     r"^\s*bind :(\d+)|0\.0\.0\.0:(\d+)|^\s*http_listen_port: (\d+)|^port (\d+)|\bport=(\d+)|host: 0\.0\.0\.0\n\s+port: (\d+)"
-    r"|^\s*BANK_METRICS_PORT: '(\d+)'|//127\.0\.0\.1:(\d+)",
+    r"|^\s*BANK_METRICS_PORT: '(\d+)'",
     re.MULTILINE,
 )
 # What images listen on without being told.
-_OF_THE_IMAGE = {"postgres": {"5432"}, "patroni-1": {"5432"}, "patroni-2": {"5432"}}
+_OF_THE_IMAGE = {
+    "postgres": {"5432"},
+    "prometheus": {"9090"},
+    "alertmanager": {"9093"},
+    "grafana": {"3000"},
+    "postgres-exporter": {"9187"},
+    "redis-exporter": {"9121"},
+}
 
 
 def ports(name: str) -> set[str]:
@@ -141,7 +148,6 @@ def ports(name: str) -> set[str]:
     if name in of_the_bank() and "command" not in SERVICES[name]:
         text += DOCKERFILE
     found = {port for groups in _LISTENS.findall(text) for port in groups if port}
-    # The replica's settings are the primary's, and its start moves it from there.
     return found | _OF_THE_IMAGE.get(name, set())
 
 
@@ -162,7 +168,9 @@ def test_who_is_named_in_a_file_is_there_and_listens_and_can_be_reached(made: Pa
         text = text_of(name)
         text += "\n".join((made / COMPOSE["secrets"][secret]["file"]).read_text() for secret in SERVICES[name].get("secrets", []))
         asked = set(re.findall(r"\b([a-z][a-z0-9-]*):(\d{4,5})\b", text))
-        # HAProxy's checks have a port of their own, and Prometheus looks names up and asks all of them at one port.
+        # The health check asks the service itself. HAProxy's checks have a port of their own. Prometheus looks names up, and asks all
+        # of them at one port.
+        asked |= {("localhost", port) for port in re.findall(r"//127\.0\.0\.1:(\d+)", text)}
         servers = re.findall(r"^\s+server \S+ (\S+?):\d+", text, re.MULTILINE)
         asked |= {(host, port) for host in servers for port in re.findall(r"check port (\d+)", text)}
         for hosts, port in re.findall(r"names: \[(.*?)\]\n\s+type: A\n\s+port: (\d+)", text):
@@ -297,6 +305,11 @@ def test_where_the_api_is_published_is_not_where_it_listens() -> None:
     assert [port.rpartition(":")[2] for name in ("haproxy", "dashboard") for port in SERVICES[name]["ports"]] == ["8000", "8000"]
 
 
+def test_every_service_is_described() -> None:
+    text = (ROOT / "docs" / "containers.md").read_text()
+    assert [name for name in SERVICES if f"`{name}`" not in text] == []
+
+
 # ---- The image ----
 
 
@@ -353,7 +366,14 @@ def test_the_build_gets_what_it_copies_and_nothing_besides() -> None:
         for path in place.rglob("*") if place.is_dir() else [place]:
             compiled = "__pycache__" in path.parts
             assert path.is_dir() or let_through(str(path.relative_to(ROOT)), patterns) is not compiled, path
-    for path in (".env", "secrets/jwt-secret-key", ".git/config", ".data/secrets.json", "tests/conftest.py"):
+    for path in (
+        ".env",
+        "secrets/jwt-secret-key",
+        ".git/config",
+        ".data/secrets.json",
+        "tests/conftest.py",
+        "bank/__pycache__/db.cpython-313.pyc",
+    ):
         assert not let_through(path, patterns), path
 
 

@@ -108,10 +108,21 @@ def test_images_are_pinned_and_the_own_ones_have_the_banks_version() -> None:
 def test_only_the_ways_in_are_published_and_only_on_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(published) == {"haproxy", "dashboard", "grafana"}
-    for name, ports in published.items():
-        assert all(port.startswith("127.0.0.1:") for port in ports), name
+    for name, mappings in published.items():
+        for mapping in mappings:
+            assert mapping.startswith("127.0.0.1:"), name
+            assert mapping.rpartition(":")[2] in listens(name), name
         # A network without a way outside has no way in either.
         assert any(not (COMPOSE["networks"][network] or {}).get("internal") for network in SERVICES[name]["networks"]), name
+
+
+def test_who_is_in_the_networks_that_lead_outside_or_to_etcd() -> None:
+    members = {network: {name for name, service in SERVICES.items() if network in service["networks"]} for network in COMPOSE["networks"]}
+    assert members["edge"] == {"haproxy", "dashboard", "grafana", "worker-slow", "alertmanager"}
+    # Whoever could write there could make another the primary.
+    etcd = {name for name in SERVICES if name.startswith("etcd-")}
+    assert members["consensus"] == etcd | {"patroni-1", "patroni-2"}
+    assert all(SERVICES[name]["networks"] == ["consensus"] for name in etcd)
 
 
 @every_service
@@ -142,7 +153,7 @@ _OF_THE_IMAGE = {
 }
 
 
-def ports(name: str) -> set[str]:
+def listens(name: str) -> set[str]:
     """Where a service listens."""
     text = text_of(name)
     if name in of_the_bank() and "command" not in SERVICES[name]:
@@ -179,7 +190,7 @@ def test_who_is_named_in_a_file_is_there_and_listens_and_can_be_reached(made: Pa
             others = [name] if host == "localhost" else named(host, name)
             assert others, f"{name} asks {host}, and reaches nobody by that name"
             for other in others:
-                assert port in ports(other), f"{name} asks {host}:{port}, and {other} listens on {sorted(ports(other))}"
+                assert port in listens(other), f"{name} asks {host}:{port}, and {other} listens on {sorted(listens(other))}"
             seen.add(host)
     assert {"api-1", "api-2", "database", "database-replica", "redis", "patroni-1", "worker", "tempo", "prometheus", "etcd-1"} <= seen
 

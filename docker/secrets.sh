@@ -28,7 +28,7 @@ derive() { # NAME FORMAT PASSWORD: what holds that password, anew
   printf "$2" "$(cat "secrets/$3")" >"secrets/$1"
 }
 
-# The primary, or the proxy in front of whichever is the primary, has the name `database`. The replica's is for DATABASE_REPLICA_URL.
+# The primary, or the proxy in front of whichever is the primary, has the name `database`. The replica is `database-replica`, in the same way.
 derive database-url 'postgresql://bank:%s@database:5432/bank' bank-password
 derive database-replica-url 'postgresql://bank:%s@database-replica:5433/bank' bank-password
 derive redis-url 'redis://:%s@redis:6379/0' redis-password

@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from bank.cli import main
-from bank.cli.layout import NOTED, Layout, adopt
+from bank.cli.adoption import NOTED, adopt
+from bank.cli.layout import Layout
 from bank.cli.supervisor import StartError
 from bank.config import SECRETS, Config, ConfigError, with_secrets
 from tests.test_house_rules import ROOT

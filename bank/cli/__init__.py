@@ -39,7 +39,7 @@ class Commands(click.Group):
             return None
         if cmd_name != "run":
             # Here and not at the top: `bank --help` needs none of it.
-            from bank.cli.layout import adopt
+            from bank.cli.adoption import adopt
 
             adopt(os.environ)
         module = "import_" if cmd_name == "import" else cmd_name.replace("-", "_")

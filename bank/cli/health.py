@@ -1,18 +1,32 @@
 """`bank health`: what a container asks of the process that runs in it."""
 
+import http.client
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 
 import click
 
-from bank.cli.plan import answers
 from bank.config import Config, ConfigError
 
 # A follower that is longer behind than this stands still, or cannot keep up: the time of its alert.
 _BEHIND_SECONDS = 60
 
 # Every part loads no more than it needs: each container asks again and again, on processors that the bank could use.
+
+
+def answers(port: int, path: str, status: int, seconds: float = 0.5) -> bool:
+    """Whether what listens on that port of this machine gives `path` this status, within `seconds`."""
+    # gunicorn takes connections before its workers have loaded; a longer wait would keep the other probes.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == status
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _serves(path: str, status: int) -> str | None:
@@ -40,16 +54,21 @@ def _reports(part: str) -> str | None:
 
 
 def _follows() -> str | None:
-    from bank import create_app
-    from bank.db import reader
-    from bank.errors import BankError
-    from bank.followers.runner import seconds_behind
+    import psycopg2
 
+    from bank.followers.lag import SECONDS_BEHIND
+
+    # Not through the application, whose parts take seconds to load.
+    url = Config.from_env().database_url.replace("+psycopg2", "", 1)
     try:
-        with create_app(Config.from_env()).app_context(), reader() as session:
-            behind = {name: seconds for name, seconds in seconds_behind(session).items() if seconds > _BEHIND_SECONDS}
-    except BankError as error:
-        return str(error)
+        with (
+            closing(psycopg2.connect(url, connect_timeout=3, options="-c statement_timeout=5000")) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(SECONDS_BEHIND)
+            behind = {name: seconds for name, seconds in cursor.fetchall() if seconds > _BEHIND_SECONDS}
+    except psycopg2.Error as error:
+        return f"PostgreSQL cannot be asked: {error}"
     return " ".join(f"{name} is {seconds:.0f} s behind." for name, seconds in behind.items()) or None
 
 

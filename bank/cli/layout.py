@@ -1,33 +1,15 @@
 """Where `bank run` keeps things, and what it tells the processes: made from the environment."""
 
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bank.cli.adoption import NOTED, ROOT, TOLD
 from bank.cli.supervisor import StartError
 from bank.config import ConfigError, with_secrets
 from bank.embedded import Postgres, Redis, Server, secret
 from bank.processes import lock
-
-# The clone: wsgi.py, worker.py and the migrations are beside the package.
-ROOT = Path(__file__).resolve().parents[2]
-
-# The file in the data directory by which `bank import` and others find the bank that runs, and what it tells them.
-NOTED = "environment.json"
-_TOLD = (
-    *("BANK_ENV", "DATABASE_URL", "REDIS_URL", "JWT_SECRET_KEY", "BANK_SEAL_PUBLIC_KEYS"),
-    *("BANK_SELF_SERVICE_DEPOSITS", "BANK_LANES"),
-)
-
-
-def adopt(environ: MutableMapping[str, str]) -> None:
-    """Where `environ` names no database, take that of the `bank run` on this data directory, if there was one."""
-    file = Path(environ.get("BANK_DATA_DIR") or ROOT / ".data") / NOTED
-    if not environ.get("DATABASE_URL") and not environ.get("DATABASE_URL_FILE") and file.exists():
-        for name, value in json.loads(file.read_text()).items():
-            if not environ.get(f"{name}_FILE"):
-                environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)
@@ -100,7 +82,7 @@ class Layout:
         holds secrets."""
         file = self.data_dir / NOTED
         file.touch(mode=0o600)
-        file.write_text(json.dumps({name: environment[name] for name in _TOLD if environment.get(name)}))
+        file.write_text(json.dumps({name: environment[name] for name in TOLD if environment.get(name)}))
 
     def log(self, name: str) -> Path:
         """The log file of the process with that name."""

@@ -5,7 +5,8 @@ from hashlib import sha256
 
 import psycopg2
 
-from bank.cli.layout import ROOT, Layout
+from bank.cli.adoption import ROOT
+from bank.cli.layout import Layout
 
 
 def ask(database_url: str, query: str, *parameters: str) -> str | None:

@@ -1,6 +1,5 @@
 """What `bank run` runs: the processes, in which order they stop, and how one sees that each is ready."""
 
-import http.client
 import signal
 import subprocess
 import sys
@@ -10,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bank.cli.layout import ROOT, Layout
+from bank.cli.adoption import ROOT
+from bank.cli.health import answers
+from bank.cli.layout import Layout
 from bank.cli.supervisor import Service
 from bank.embedded import HOST, Postgres, Server
 from bank.processes import spawn
@@ -80,19 +81,6 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
 
 def _python(arguments: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     return spawn([sys.executable, *arguments], env=environment, log=log, cwd=ROOT)
-
-
-def answers(port: int, path: str, status: int, seconds: float = 0.5) -> bool:
-    """Whether what listens on that port of this machine gives `path` this status, within `seconds`."""
-    # gunicorn takes connections before its workers have loaded; a longer wait would keep the other probes.
-    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == status
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 class Roll:

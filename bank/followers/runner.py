@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from bank.db import reader, unit_of_work
 from bank.events.horizon import Horizon
+from bank.followers.lag import SECONDS, SECONDS_BEHIND
 
 log = structlog.get_logger(__name__)
 
@@ -185,19 +186,12 @@ class Lag:
     seconds: float
 
 
-# For how many seconds the first event behind a follower's position has been there. One that stands behind the end of the log was
-# put there by somebody, and would never move again.
-_SECONDS = """CASE WHEN f.position > (SELECT COALESCE(max(position), 0) FROM events) THEN 'infinity' ELSE
-              COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - e.recorded_at)::float8
-                          FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0) END"""
-
-
 def seconds_behind(session: Session) -> dict[str, float]:
     """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits.
 
     Infinite for one that stands behind the end of the log.
     """
-    return {row.name: row.seconds for row in session.execute(text(f"SELECT f.name, {_SECONDS} AS seconds FROM followers f"))}
+    return {row.name: row.seconds for row in session.execute(text(SECONDS_BEHIND))}
 
 
 def lags(session: Session) -> list[Lag]:
@@ -205,7 +199,7 @@ def lags(session: Session) -> list[Lag]:
     rows = session.execute(
         text(
             f"""SELECT f.name, f.position,
-                       (SELECT count(*) FROM (SELECT FROM events e WHERE e.position > f.position LIMIT {COUNTED + 1}) e), {_SECONDS}
+                       (SELECT count(*) FROM (SELECT FROM events e WHERE e.position > f.position LIMIT {COUNTED + 1}) e), {SECONDS}
                   FROM followers f ORDER BY f.name"""
         )
     )

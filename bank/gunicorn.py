@@ -17,7 +17,7 @@ preload_app = False
 
 # The gthread worker does not end a request that takes long, so `timeout` only notices a worker
 # whose main loop hangs; requests are bounded by the database's statement and lock timeouts.
-timeout = 60
+timeout = 20
 # What is held back by `Prefer: wait`, and streams, end when the process is asked to stop (`bank.web.serving`); what is left is bounded by
 # the database's time-outs, and hardly ever takes a second.
 graceful_timeout = 8

@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports check bench scaling secrets clean python
+.PHONY: help run test lint types imports check bench faults scaling secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -47,6 +47,9 @@ check: lint types imports ## lint, types and imports
 
 bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
 	@$(PY) -m tests.bench
+
+faults: $(VENV)/.dev ## Put faults on a running bank, one after the other (ARGS="--only Redis", --list, --planted)
+	@$(PY) -m tests.faultsuite $(ARGS)
 
 scaling: $(VENV)/.dev ## Measure how the cost grows with workers, lanes and entries
 	@$(PY) -m tests.bench.scaling

@@ -47,9 +47,10 @@ def _first(stage: Stage, part: str) -> Process:
 
 def _kill(part: str) -> Callable[[Stage], None]:
     def strike(stage: Stage) -> None:
-        for process in stage.parts[part]:
-            process.kill()
-            process.restart()
+        with stage.supervised:
+            for process in stage.parts[part]:
+                process.kill()
+                process.restart()
 
     return strike
 
@@ -59,11 +60,12 @@ def _terminate(part: str) -> Callable[[Stage], None]:
 
     def strike(stage: Stage) -> None:
         for process in stage.parts[part]:
-            began = time.monotonic()
-            process.signal(signal.SIGTERM)
-            process.child.wait(60)
-            took = time.monotonic() - began
-            process.restart()
+            with stage.supervised:
+                began = time.monotonic()
+                process.signal(signal.SIGTERM)
+                process.child.wait(60)
+                took = time.monotonic() - began
+                process.restart()
             assert took < _END_SECONDS, f"{process.name} took {took:.1f} s to end"
 
     return strike
@@ -214,6 +216,12 @@ def _lose_redis(stage: Stage) -> None:
 
 def lose_bells(stage: Stage) -> None:
     """Transactions are accepted whose bells get lost with Redis, and nobody rings after them."""
+    with stage.supervised:
+        _strand(stage)
+    wait_until(lambda: stage.pending() == 0, "everything is final", FINAL_SECONDS)
+
+
+def _strand(stage: Stage) -> None:
     for process in stage.parts["worker"]:
         process.kill()
     client = stage.client()
@@ -229,7 +237,6 @@ def lose_bells(stage: Stage) -> None:
     _lose_redis(stage)
     for process in stage.parts["worker"]:
         process.restart()
-    wait_until(lambda: stage.pending() == 0, "everything is final", FINAL_SECONDS)
 
 
 def _stop_redis(stage: Stage) -> None:

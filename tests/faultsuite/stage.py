@@ -5,6 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,7 +44,10 @@ class Stage:
     token: str = ""
     accounts: list[str] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)
+    # Held by whoever ends a process on purpose: nobody else starts it again meanwhile.
+    supervised: threading.RLock = field(default_factory=threading.RLock)
     _read: dict[str, int] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
 
     def client(self, timeout_s: float = 35.0) -> Client:
         """A client of the administrator, for one thread."""
@@ -87,6 +91,7 @@ class Stage:
             "scheduler": [self._process("scheduler", work, "-m", "bank", "scheduler")],
             "follower": [self._process("follower", work, "-m", "bank", "follow")],
         }
+        threading.Thread(target=self._supervise, daemon=True).start()
         wait_until(self.api_answers, "the API answers", 60)
         client = self.client()
         login = client.post("/auth/login", {"username": "admin", "password": ADMIN_PASSWORD})
@@ -97,6 +102,14 @@ class Stage:
             body = {"account_id": self.accounts[-1], "amount": "1000.00", "currency": "USD"}
             assert client.post("/transactions/credit", body, Prefer="wait=20").status == 201
         client.close()
+
+    def _supervise(self) -> None:
+        """As `bank run` does, and every orchestrator: what ended is started again."""
+        while not self._over.wait(1.0):
+            with self.supervised:
+                for process in (process for part in self.parts.values() for process in part):
+                    if process.child.poll() is not None and not self._over.is_set():
+                        process.restart()
 
     def _by(self, server: embedded.Server, line: str) -> str:
         return server.url.replace(f":{server.port}/", f":{self.lines[line].port}/")
@@ -131,6 +144,7 @@ class Stage:
 
     def stop(self) -> None:
         """End everything."""
+        self._over.set()
         for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGKILL):
             for process in (process for part in self.parts.values() for process in part):
                 if process.child.poll() is None:

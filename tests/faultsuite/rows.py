@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -85,7 +85,9 @@ def _paused(send: Callable[[signal.Signals], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        send(signal.SIGCONT)
+        # gunicorn replaces one that has not been heard of for long.
+        with suppress(ProcessLookupError):
+            send(signal.SIGCONT)
 
 
 def _cut(*lines: str) -> Callable[[Stage], None]:

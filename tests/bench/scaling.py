@@ -29,6 +29,7 @@ WORKERS = (1, 2, 3, 4)
 LANES = (1, 2, 4, 8, 16)
 ENTRIES = (10_000, 100_000, 1_000_000, 10_000_000)
 QUEUED = 30_000
+COUNTED = 2_000
 
 # Accounts in pairs, which pay each other one dollar, to and fro: what each has is one dollar more or less.
 _HISTORY = (
@@ -74,6 +75,7 @@ def main(entries: int) -> None:
                 "RATELIMIT_ENABLED": "false",
                 "BANK_LOG_LEVEL": "WARNING",
             }
+            measure_bytes(environ, directory)
             for workers in WORKERS:
                 drain("workers", environ, directory, postgres, workers=workers, lanes=4)
             for lanes in LANES:
@@ -83,6 +85,37 @@ def main(entries: int) -> None:
         finally:
             redis.stop()
             postgres.stop()
+
+
+def measure_bytes(environ: Mapping[str, str], directory: Path) -> None:
+    """What an account and a transfer take on disk, indexes, events, audit row and idempotency key included; made by the API, one by one."""
+    with fresh_database({**environ, "BANK_SELF_SERVICE_DEPOSITS": "true"}, directory) as own, Bank(own, directory, workers=1) as bank:
+        client = bank.client(bank.log_in())
+        empty = _bytes(own)
+        accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(COUNTED)]
+        opened = _bytes(own)
+        for account in accounts[:2]:
+            body = {"account_id": account, "amount": "100000.00", "currency": "USD"}
+            assert client.post("/transactions/credit", body, Prefer="wait=10").status == 201
+        for number in range(COUNTED):
+            body = {
+                "from_account_id": accounts[number % 2],
+                "to_account_id": accounts[2 + number % 900],
+                "amount": "1.00",
+                "currency": "USD",
+            }
+            assert client.post("/transactions/transfer", body, f"key {number}").status == 202
+        client.close()
+        wait_until_posted(own)
+        report("bytes", account=(opened - empty) // COUNTED, transfer=(_bytes(own) - opened) // COUNTED)
+
+
+def _bytes(environ: Mapping[str, str]) -> int:
+    [(size,)] = query(
+        environ,
+        "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+    )
+    return int(size)
 
 
 def drain(

@@ -19,7 +19,7 @@ from bank.db import db
 log = structlog.get_logger(__name__)
 
 # Longer than a statement may take, and less than a client waits.
-SECONDS = 20.0
+SECONDS = 15.0
 
 _LOOK_SECONDS = 0.5
 

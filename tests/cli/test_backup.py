@@ -80,7 +80,8 @@ def test_a_bank_that_is_restored_goes_on(backup: Path, elsewhere: dict[str, str]
     )
     app = create_app(Config.from_env(elsewhere))
     with app.app_context():
-        assert drain_once(0) == 1
+        # With what the books have pending in that lane, which is by chance the lane of one of their accounts.
+        assert drain_once(0)
     assert query(elsewhere, "SELECT status FROM transactions WHERE id = %s::uuid", submitted[0][0]) == [("completed",)]
     assert query(elsewhere, "SELECT count(*) FROM lanes WHERE lane <> 0 AND candidate_xid IS NOT NULL") == [(0,)]
 

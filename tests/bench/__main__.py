@@ -175,7 +175,7 @@ def measure_limits(environ: Mapping[str, str], directory: Path) -> None:
     report("limits_cost", [(1 - limited / plain) * 100 for plain, limited in pairs], "%", aim=25)
 
 
-def fill_queue(environ: Mapping[str, str], queued: int = QUEUED) -> None:
+def fill_queue(environ: Mapping[str, str], queued: int = QUEUED, accounts: int = ACCOUNTS) -> None:
     """Pending transfers between random accounts, as if the API had accepted them all before any worker came."""
     lanes = Config.from_env(environ).lanes
     for statement in (
@@ -206,7 +206,7 @@ def fill_queue(environ: Mapping[str, str], queued: int = QUEUED) -> None:
              FROM side JOIN event ON event.stream_id = side.id""",
         "ANALYZE",
     ):
-        query(environ, statement, accounts=ACCOUNTS, queued=queued, lanes=lanes)
+        query(environ, statement, accounts=accounts, queued=queued, lanes=lanes)
 
 
 def ring_all(bank: Bank) -> None:

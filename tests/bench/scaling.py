@@ -1,4 +1,4 @@
-"""How the cost of posting grows: with worker processes, with lanes, and with what has been booked before.
+"""How the cost of posting grows: with worker processes, with lanes, with accounts, and with what has been booked before.
 
 Prints a JSON line a measure, each one run: what is asked is the shape, and docs/scaling.md says what was seen on which machine.
 Run by `make scaling`, on a machine that does nothing else; the last sizes take minutes and some gigabytes of disk.
@@ -28,6 +28,8 @@ from tests.processes import Bank, fresh_database, query
 WORKERS = (1, 2, 3, 4)
 LANES = (1, 2, 4, 8, 16)
 ENTRIES = (10_000, 100_000, 1_000_000, 10_000_000)
+MANY_ACCOUNTS = (1_000, 10_000, 100_000, 1_000_000)
+MEASURES = ("bytes", "workers", "lanes", "accounts", "entries")
 QUEUED = 30_000
 COUNTED = 2_000
 
@@ -60,7 +62,8 @@ def report(measure: str, **values: Any) -> None:
 
 @click.command()
 @click.option("--entries", type=int, default=ENTRIES[-1], show_default=True, help="The largest history.")
-def main(entries: int) -> None:
+@click.option("--only", type=click.Choice(MEASURES), multiple=True, default=MEASURES, help="What to measure; by default all.")
+def main(entries: int, only: tuple[str, ...]) -> None:
     """Start servers that wait for the disk as in production, measure, stop them."""
     with tempfile.TemporaryDirectory(prefix="bank-scaling-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
@@ -75,12 +78,15 @@ def main(entries: int) -> None:
                 "RATELIMIT_ENABLED": "false",
                 "BANK_LOG_LEVEL": "WARNING",
             }
-            measure_bytes(environ, directory)
-            for workers in WORKERS:
+            if "bytes" in only:
+                measure_bytes(environ, directory)
+            for workers in WORKERS if "workers" in only else ():
                 drain("workers", environ, directory, postgres, workers=workers, lanes=4)
-            for lanes in LANES:
+            for lanes in LANES if "lanes" in only else ():
                 drain("lanes", environ, directory, postgres, workers=2, lanes=lanes)
-            for size in (size for size in ENTRIES if size <= entries):
+            for accounts in MANY_ACCOUNTS if "accounts" in only else ():
+                drain("accounts", environ, directory, postgres, workers=2, lanes=4, accounts=accounts)
+            for size in (size for size in ENTRIES if size <= entries and "entries" in only):
                 drain("entries", environ, directory, postgres, workers=2, lanes=2, entries=size)
         finally:
             redis.stop()
@@ -119,11 +125,19 @@ def _bytes(environ: Mapping[str, str]) -> int:
 
 
 def drain(
-    measure: str, environ: Mapping[str, str], directory: Path, postgres: embedded.Postgres, *, workers: int, lanes: int, entries: int = 0
+    measure: str,
+    environ: Mapping[str, str],
+    directory: Path,
+    postgres: embedded.Postgres,
+    *,
+    workers: int,
+    lanes: int,
+    entries: int = 0,
+    accounts: int = ACCOUNTS,
 ) -> None:
     """Empty a full queue, and tell how fast, what it took of the processors, and what a read costs beside so many entries."""
     with fresh_database({**environ, "BANK_LANES": str(lanes)}, directory) as own:
-        fill_queue(own, queued=QUEUED)
+        fill_queue(own, queued=QUEUED, accounts=accounts)
         if entries:
             fill(own, _HISTORY, accounts=ACCOUNTS, each=entries // ACCOUNTS)
         with Bank(own, directory, workers=workers, scheduler=False) as bank:
@@ -133,7 +147,13 @@ def drain(
             wait_until_posted(own)
             took = time.perf_counter() - started
             used = {name: (after - before[name]) / took for name, after in _processor_seconds(bank, postgres).items()}
-        told = {"workers": workers, "lanes": lanes, "per_second": QUEUED / took, **{f"{name}_processors": v for name, v in used.items()}}
+        told = {
+            "workers": workers,
+            "lanes": lanes,
+            "accounts": accounts,
+            "per_second": QUEUED / took,
+            **{f"{name}_processors": v for name, v in used.items()},
+        }
         if entries:
             [(size,)] = query(own, "SELECT pg_database_size(current_database())")
             told |= {"entries": entries, "gigabytes": size / 1e9, **_reads(own)}

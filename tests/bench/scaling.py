@@ -87,7 +87,7 @@ def main(entries: int, only: tuple[str, ...]) -> None:
             for accounts in MANY_ACCOUNTS if "accounts" in only else ():
                 drain("accounts", environ, directory, postgres, workers=2, lanes=4, accounts=accounts)
             for size in (size for size in ENTRIES if size <= entries and "entries" in only):
-                drain("entries", environ, directory, postgres, workers=2, lanes=2, entries=size)
+                drain("entries", environ, directory, postgres, workers=1, lanes=2, entries=size)
         finally:
             redis.stop()
             postgres.stop()

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faultsuite.rows import Row, lose_bells, work
+from tests.faultsuite.rows import Row, lose_bells, ring_twice, work
 from tests.processes import ROOT
 
 
@@ -37,6 +37,7 @@ def copy_with(planted: Planted, directory: Path) -> Path:
 
 
 _BUSY = Row("nothing", "but load", work)
+_TWICE = Row("Redis", "every bell rings twice", ring_twice)
 _QUIET = Row("Redis", "bells lost, and nobody rings again", lose_bells, quiet=True)
 
 PLANTED: tuple[Planted, ...] = (
@@ -49,7 +50,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted("an idempotency key can be stored twice", _BUSY, sql="ALTER TABLE idempotency_keys DROP CONSTRAINT pk_idempotency_keys"),
     Planted(
         "a lane is claimed without its lock",
-        _BUSY,
+        _TWICE,
         file="bank/ledger/store.py",
         change=("FROM lanes WHERE lane = %s FOR UPDATE SKIP LOCKED", "FROM lanes WHERE lane = %s"),
     ),

@@ -12,6 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from bank.processing.queue import QUEUE
 from tests.faultsuite.load import send_half_a_body
 from tests.faultsuite.stage import FINAL_SECONDS, Stage
 from tests.processes import Process, query, wait_until
@@ -124,6 +129,18 @@ def _stop_api_worker(stage: Stage) -> None:
     [victim, *_] = _first(stage, "api").children()
     with _paused(lambda number: os.kill(victim, number)):
         time.sleep(stopped_seconds)
+
+
+def ring_twice(stage: Stage) -> None:
+    """Every lane's bell is in the queue twice, again and again: as after a client's retry that Redis did twice."""
+    with Redis.from_url(stage.redis.url) as connection:
+        queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+        until = time.monotonic() + _CUT_SECONDS
+        while time.monotonic() < until:
+            if len(queue) < 8:
+                for lane in (0, 0, 1, 1):
+                    queue.enqueue("bank.processing.tasks.drain", lane, result_ttl=0)
+            time.sleep(0.01)
 
 
 def _reload(stage: Stage) -> None:
@@ -342,6 +359,7 @@ ROWS = (
     Row("Redis", "SIGSTOP", _stop_redis),
     Row("Redis", "restart with data lost", _on_schedule(_lose_redis)),
     Row("Redis", "bells lost, and nobody rings again", lose_bells, quiet=True),
+    Row("Redis", "every bell rings twice", ring_twice),
     Row("Redis", "slow", _slow(_REDIS)),
     Row("Redis", "cut off", _cut(_REDIS)),
     Row("primary", "SIGKILL", _kill_primary),

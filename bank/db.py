@@ -251,14 +251,19 @@ def _told_apart(part: str) -> Iterator[None]:
         sqlstate = getattr(error.orig, "pgcode", None)
         away = error.connection_invalidated or (isinstance(error, OperationalError) and sqlstate is None) or sqlstate in _DOWN
         if away or sqlstate in _NOT_NOW:
-            raise _unavailable(part if away else None, sqlstate) from error
+            raise _unavailable(_away(part, away), sqlstate) from error
         raise
     except psycopg2.Error as error:
         # From `fetch`, where nothing wraps it.
         away = (isinstance(error, psycopg2.OperationalError) and error.pgcode is None) or error.pgcode in _DOWN
         if away or error.pgcode in _NOT_NOW:
-            raise _unavailable(part if away else None, error.pgcode) from error
+            raise _unavailable(_away(part, away), error.pgcode) from error
         raise
+
+
+def _away(part: str, away: bool) -> str | None:
+    # A replica cancels what gets in the way of what it replays. Whatever it does not answer, the primary does.
+    return part if away or part == databases().replica.name else None
 
 
 def _unavailable(part: str | None, sqlstate: str | None) -> Unavailable:

@@ -1,6 +1,6 @@
 """Opening, changing and finding accounts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,7 @@ def etag(account: Row[Any]) -> str:
     return f"{account.version}-{account.balance_version}-{account.held}"
 
 
-def shown(account_ids: Iterable[str], bind: str) -> dict[str, Any]:
+def shown(account_ids: Sequence[str], bind: str) -> dict[str, Any]:
     """For the cache: of each of these customers' accounts that there is, `body` as it is shown and its `etag`, read from `bind`."""
     with reader(bind) as session:
         rows = session.execute(

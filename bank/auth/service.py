@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flask import g
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -106,6 +107,7 @@ def login(name: str, password: str, user_agent: str | None, origin: Origin) -> d
             audit.record(session, "user", user.id if user else None, "login.failed", origin)
     if not (user and good):
         raise InvalidCredentials
+    g.writer = user.id
     return tokens.pair(user.id, login_id, refresh_id)
 
 
@@ -125,6 +127,7 @@ def refresh(origin: Origin) -> dict[str, Any]:
             audit.record(session, "login", claims.login_id, "login.refresh_reused", origin, {"user_id": claims.user_id})
     if not rotated:
         raise Unauthenticated("This login has ended.")
+    g.writer = claims.user_id
     return tokens.pair(claims.user_id, claims.login_id, next_id)
 
 

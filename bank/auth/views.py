@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from flask_limiter.util import get_remote_address
 
 from bank.auth import schemas, service
@@ -42,6 +42,7 @@ def register(body: dict[str, Any]) -> Response:
     composition; common ones are refused.
     """
     user = users.register(body["username"], body["email"], body["password"], Role.CUSTOMER, context.origin(None))
+    g.writer = user.id
     return resource(users.present_user(user), users.etag(user), 201, f"/api/v1/users/{user.id}")
 
 

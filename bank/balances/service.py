@@ -5,7 +5,7 @@ An entry has two times: from when it counts (`effective_at`) and when the bank l
 account's entries, which are in the order of posting, answer the second.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,7 +66,7 @@ def current(owner_id: str | None, account_id: str | None, currency: str | None, 
     return fetch(statement, parameters)
 
 
-def shown(account_ids: Iterable[str], bind: str) -> dict[str, Any]:
+def shown(account_ids: Sequence[str], bind: str) -> dict[str, Any]:
     """For the cache: the balance of each of these customers' accounts that there is, as it is shown, read from `bind`."""
     statement = _CURRENT.format(owner="IS NOT NULL") + " AND account_id = ANY(%(accounts)s::uuid[])"
     return {row[0]: present(row) for row in fetch(statement, {"accounts": list(account_ids)}, bind)}

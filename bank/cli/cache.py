@@ -51,7 +51,7 @@ def warm(count: int) -> None:
             with progress(len(accounts)) as watch:
                 for done in range(0, len(accounts), _AT_ONCE):
                     for kind in ("account", "balance"):
-                        cache.put(kind, accounts[done : done + _AT_ONCE])
+                        cache.warm(kind, accounts[done : done + _AT_ONCE])
                     watch("Warming", done)
     except (ConfigError, BankError, RedisError) as error:
         raise click.ClickException(str(error)) from error

@@ -38,10 +38,10 @@ def command() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sealer = Sealer(key, [bytes.fromhex(public_key) for public_key in config.seal_public_keys])
-    refresher = Refresher(app.extensions["cache"])
+    refresher = Refresher(app.extensions["cache"]) if config.cache else None
     sealing = Inside(NAME, sealer.take, Gather(_SEAL_SECONDS, BLOCK_EVENTS))
-    followers: list[Follower] = [sealing, Inside("audit", outcomes.take), refresher.follower]
-    runner = Runner(followers, refresher.tell)
+    followers: list[Follower] = [sealing, Inside("audit", outcomes.take)]
+    runner = Runner([*followers, refresher.follower], refresher.tell) if refresher else Runner(followers)
     with app.app_context():
         log.info("following", public_key=keys.public_half(key).hex())
         runner.run(stop)

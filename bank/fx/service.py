@@ -87,17 +87,13 @@ def _rates(session: Session, wanted: Sequence[str], day: date | None) -> Sequenc
     return session.execute(_ON_DAY, {"currencies": list(wanted), "day": day, "age": config.fx_max_age_days}).all()
 
 
-TODAY = "today"
-"""The key, for the cache, of the rates that count now."""
-
-
-def shown(days: Iterable[str], bind: str) -> dict[str, Any]:
-    """For the cache: what counts on each of these days (ISO 8601, or TODAY), as the API shows it, read from `bind`."""
+def shown(days: Sequence[str], bind: str) -> dict[str, Any]:
+    """For the cache: what counts on each of these days (ISO 8601), as the API shows it, read from `bind`."""
     with reader(bind) as session:
-        return {day: _shown_on(session, None if day == TODAY else date.fromisoformat(day)) for day in days}
+        return {day: _shown_on(session, date.fromisoformat(day)) for day in days}
 
 
-def _shown_on(session: Session, day: date | None) -> list[dict[str, Any]]:
+def _shown_on(session: Session, day: date) -> list[dict[str, Any]]:
     return [_present_rate(row) for row in _rates(session, currencies(), day)]
 
 

@@ -1,5 +1,6 @@
 """`/fx`: rates, quotes, and what the bank is exposed to."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response
@@ -24,8 +25,8 @@ def list_rates(query: dict[str, Any]) -> Response:
     Of each currency the newest that was published for that day, or for one of the days before while that still counts: on a
     Sunday those of Friday. A currency that has none is left out. Rates between two others go by way of the euro.
     """
-    day = query.get("date")
-    return json_response({"base": service.BASE, "data": cache().read("rates", day.isoformat() if day else service.TODAY)})
+    day = query.get("date") or datetime.now(UTC).date()
+    return json_response({"base": service.BASE, "data": cache().read("rates", day.isoformat())})
 
 
 @blp.route("/rates", methods=["POST"])

@@ -6,9 +6,11 @@ the place in the write-ahead log where the database was when it was read: what w
 """
 
 import random
+import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import Event, Lock
 from typing import Any
 
@@ -31,10 +33,17 @@ FRESH_KEY = "bank:cache:fresh"
 # A value that nobody keeps up ends by itself; up to a fifth sooner, so that not all end at once.
 _SECONDS, _SPREAD = 60.0, 0.2
 
-# For how long one process may be loading what others wait for, and how often these look.
-_LEASE_SECONDS, _LOOK_SECONDS = 0.3, 0.02
+# For how long one process may be reading for all, how long others wait for it, and how often these look.
+_LEASE_SECONDS, _WAIT_SECONDS, _LOOK_SECONDS = 2.0, 0.3, 0.02
 
+# KEYS: the value and its lease. ARGV: as of which position, the value, when it ends (ms), and the lease that whoever fills it took
+# before he read; a follower has none. The lease is gone when something has happened to the value since: what was read is not kept.
 _PUT = """
+if ARGV[4] ~= '' then
+    if redis.call('GET', KEYS[2]) ~= ARGV[4] then return 0 end
+    redis.call('DEL', KEYS[2])
+end
+if ARGV[2] == '' then return 0 end
 local known = redis.call('HGET', KEYS[1], 'as_of')
 if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'as_of', ARGV[1], 'value', ARGV[2])
@@ -42,9 +51,10 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
-AS_OF = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')"
+# Nothing of a primary that has become a standby.
+FLUSHED = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') END"
 
-Load = Callable[[Iterable[str], str], Mapping[str, Any]]
+Load = Callable[[Sequence[str], str], Mapping[str, Any]]
 """By the key the values of those keys that there are, read from an engine."""
 
 
@@ -66,27 +76,29 @@ class Cache:
         counters.seen(CacheAsked(kind, result))
         if result == "hit":
             return value
-        return self._fill(kind, key) if result == "miss" and databases().primary.closed else self._load(kind, key)
+        # What is kept is read from the primary.
+        fills = result == "miss" and databases().primary.closed and route().logins == READER
+        return self._fill(kind, key) if fills else self._load(kind, key)
 
     def _ask(self, kind: str, key: str) -> tuple[str, Any]:
         """`hit` and the value, `miss`, `passed` where it must not be used now, or `error`."""
         try:
             with bells.breaker(), redis().pipeline(transaction=False) as pipeline:
-                pipeline.hget(_name(kind, key), "value")
+                pipeline.hmget(_name(kind, key), "as_of", "value")
                 pipeline.exists(FRESH_KEY)
                 pipeline.exists(_wrote(g.principal.id))
-                value, fresh, wrote = pipeline.execute()
-        except (RedisError, Unavailable):
+                (as_of, value), fresh, wrote = pipeline.execute()
+            if wrote or not fresh or (as_of is not None and _is_behind(int(as_of))):
+                return "passed", None
+            return ("miss", None) if value is None else ("hit", orjson.loads(value))
+        except (RedisError, Unavailable, ValueError):
             return "error", None
-        if wrote or not fresh:
-            return "passed", None
-        return ("miss", None) if value is None else ("hit", orjson.loads(value))
 
     def _load(self, kind: str, key: str, bind: str | None = None) -> Any:
         return self._loads[kind]([key], bind or route().reads).get(key)
 
     def _fill(self, kind: str, key: str) -> Any:
-        """Load it for all who miss it at the same time."""
+        """Load it for all of this process who miss it at the same time."""
         name = _name(kind, key)
         with self._lock:
             others = self._loading.get(name)
@@ -106,43 +118,76 @@ class Cache:
                 del self._loading[name]
 
     def _load_for_all(self, kind: str, key: str) -> Any:
+        """Load it for all processes, or wait a little for the one that does."""
         try:
-            if not redis().set(f"{_name(kind, key)}:loads", 1, nx=True, px=int(_LEASE_SECONDS * 1000)):
-                until = time.monotonic() + _LEASE_SECONDS
-                while time.monotonic() < until and not self._pause.wait(_LOOK_SECONDS):
-                    found = redis().hget(_name(kind, key), "value")
-                    if found is not None:
-                        return orjson.loads(found)
-        except RedisError:
-            return self._load(kind, key)
-        return self.put(kind, [key]).get(key)
+            found = self._fill_kept(kind, [key])
+            if key in found:
+                return found[key]
+            until = time.monotonic() + _WAIT_SECONDS
+            while time.monotonic() < until and not self._pause.wait(_LOOK_SECONDS):
+                with bells.breaker(), redis().pipeline(transaction=False) as pipeline:
+                    pipeline.hget(_name(kind, key), "value")
+                    pipeline.exists(_lease(kind, key))
+                    value, loads = pipeline.execute()
+                if value is not None:
+                    return orjson.loads(value)
+                if not loads:
+                    break
+        except (RedisError, ValueError):
+            pass
+        return self._load(kind, key)
 
-    def put(self, kind: str, keys: Iterable[str]) -> Mapping[str, Any]:
-        """Read these from the primary and keep them, unless Redis is away; by the key the values that there are."""
-        # Before they are read, so that it is not behind what they show.
-        [(as_of,)] = fetch(AS_OF, {}, READER)
-        began = time.monotonic()
-        values = self._loads[kind](keys, READER)
-        # What was read long ago when it is written must not stay for longer than the mark of who wrote meanwhile.
-        seconds = _SECONDS - (time.monotonic() - began)
-        if values and seconds > 0:
-            try:
-                with redis().pipeline(transaction=False) as pipeline:
-                    for key, value in values.items():
-                        ends = int(seconds * 1000 * (1 - random.random() * _SPREAD))  # noqa: S311 - no secret
-                        pipeline.eval(_PUT, 1, _name(kind, key), int(as_of), orjson.dumps(value), ends)
-                    pipeline.execute()
-            except RedisError:
-                return values
-        return values
+    def _fill_kept(self, kind: str, keys: Sequence[str]) -> dict[str, Any]:
+        """Read those that nobody else reads for all at the moment, and keep them; by key the value, None where the database has none."""
+        lease = secrets.token_hex(8)
+        with bells.breaker(), redis().pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.set(_lease(kind, key), lease, nx=True, px=int(_LEASE_SECONDS * 1000))
+            mine = [key for key, taken in zip(keys, pipeline.execute(), strict=True) if taken]
+        as_of, ends, values = self._read(kind, mine) if mine else (None, 0.0, {})
+        with suppress(RedisError, Unavailable):
+            self._put(kind, {key: values.get(key) for key in mine}, as_of, ends, lease)
+        return {key: values.get(key) for key in mine}
 
-    def kept(self, kind: str, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that are in Redis. Raises RedisError."""
-        asked = list(keys)
+    def warm(self, kind: str, keys: Sequence[str]) -> None:
+        """Keep what is not kept yet. Raises Unavailable and RedisError."""
+        kept = {*self.kept(kind, keys)}
+        self._fill_kept(kind, [key for key in keys if key not in kept])
+
+    def renew(self, kind: str, keys: Sequence[str]) -> None:
+        """Something has happened to these: read again those that are kept or being read. Raises Unavailable and RedisError."""
         with redis().pipeline(transaction=False) as pipeline:
-            for key in asked:
+            for key in keys:
+                # Who is reading it may have begun before.
+                pipeline.delete(_lease(kind, key))
                 pipeline.exists(_name(kind, key))
-            return [key for key, there in zip(asked, pipeline.execute(), strict=True) if there]
+            told = pipeline.execute()
+        there = [key for key, read, kept in zip(keys, told[::2], told[1::2], strict=True) if read or kept]
+        if there:
+            as_of, ends, values = self._read(kind, there)
+            self._put(kind, values, as_of, ends, "")
+
+    def _read(self, kind: str, keys: Sequence[str]) -> tuple[int | None, float, Mapping[str, Any]]:
+        """As of which position (None: not to be kept), until when (monotonic seconds), and the values."""
+        # Both before they are read: what was read long ago when it is kept must not stay for longer than the mark of who wrote meanwhile.
+        ends = time.monotonic() + _SECONDS
+        [(as_of,)] = fetch(FLUSHED, {}, READER)
+        return None if as_of is None else int(as_of), ends, self._loads[kind](keys, READER)
+
+    def _put(self, kind: str, values: Mapping[str, Any], as_of: int | None, ends: float, lease: str) -> None:
+        with redis().pipeline(transaction=False) as pipeline:
+            for key, value in values.items():
+                left = int((ends - time.monotonic()) * 1000 * (1 - random.random() * _SPREAD))  # noqa: S311 - no secret
+                kept = b"" if value is None or as_of is None or left <= 0 else orjson.dumps(value)
+                pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), as_of or 0, kept, left, lease)
+            pipeline.execute()
+
+    def kept(self, kind: str, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that are in Redis. Raises RedisError."""
+        with redis().pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.exists(_name(kind, key))
+            return [key for key, there in zip(keys, pipeline.execute(), strict=True) if there]
 
     def forget(self, kind: str) -> None:
         """Take all of a kind out; where Redis does not answer, they end by themselves within a minute."""
@@ -155,6 +200,19 @@ class Cache:
 
 def _name(kind: str, key: str) -> str:
     return f"bank:cache:{kind}:{key}"
+
+
+def _lease(kind: str, key: str) -> str:
+    return f"{_name(kind, key)}:loads"
+
+
+def _is_behind(as_of: int) -> bool:
+    """Whether the caller has been told of something newer, or may have been. Positions are told where there is a replica."""
+    if "replicas" not in current_app.extensions:
+        return False
+    known = g.get("known_position")
+    # Equal is not enough: what was flushed by then may not have been seen yet.
+    return known is None or as_of <= known
 
 
 def _wrote(user_id: str) -> str:
@@ -170,12 +228,11 @@ def init_app(app: Flask, config: Config, loads: Mapping[str, Load]) -> None:
 
 def _mark(response: Response) -> Response:
     """Whoever wrote something reads what he wrote: past the cache, for longer than anything that is in it now stays there."""
-    if g.get("wrote") and request.method not in ("GET", "HEAD") and "principal" in g:
-        try:
-            redis().set(_wrote(g.principal.id), 1, px=int(_SECONDS * 1000) + 1_000)
-        except RedisError:
-            # It is away for the others too, or they cannot be told.
-            return response
+    writer = g.principal.id if "principal" in g else g.get("writer")
+    if g.get("wrote") and request.method not in ("GET", "HEAD") and writer is not None:
+        # Where Redis is away it is for the others too, or they cannot be told.
+        with suppress(RedisError, Unavailable), bells.breaker():
+            redis().set(_wrote(writer), 1, px=int(_SECONDS * 1000) + 1_000)
     return response
 
 

@@ -29,6 +29,14 @@ _CONCERNED = """
      UNION SELECT 'user', u.id::text FROM streams JOIN users u ON u.id = stream_id
 """
 
+# What happened before is in no value any more.
+_FORGOTTEN_SECONDS = 120.0
+
+_LONG_AGO = """
+    SELECT COALESCE((SELECT recorded_at < clock_timestamp() - %(seconds)s * interval '1 second'
+                       FROM events WHERE position >= %(reached)s ORDER BY position LIMIT 1), false)
+"""
+
 _LATE = """
     SELECT EXISTS (SELECT FROM events WHERE position > %(last)s AND recorded_at < clock_timestamp() - %(seconds)s * interval '1 second')
 """
@@ -45,15 +53,22 @@ class Refresher:
     def take(self, after: int, last: int) -> int:
         """Keep up with the events behind `after`, up to `last` at most; the position that was reached. Raises RedisError."""
         reached = min(after + _PART, last)
+        if self._is_long_ago(reached):
+            self._reached = reached
+            return reached
         concerned: dict[str, list[str]] = {"account": [], "user": []}
         for kind, key in fetch(_CONCERNED, {"after": after, "reached": reached}, READER):
             concerned[kind].append(key)
         for kind, keys in (("account", concerned["account"]), ("balance", concerned["account"]), ("user", concerned["user"])):
-            kept = self._cache.kept(kind, keys) if keys else []
-            if kept:
-                self._cache.put(kind, kept)
+            if keys:
+                self._cache.renew(kind, keys)
         self._reached = reached
         return reached
+
+    def _is_long_ago(self, reached: int) -> bool:
+        """Whether nothing of that time is kept any more: a cache that was off for long, or never on, begins at the end of the log."""
+        [(long_ago,)] = fetch(_LONG_AGO, {"reached": reached, "seconds": _FORGOTTEN_SECONDS}, READER)
+        return bool(long_ago)
 
     def tell(self, last: int) -> None:
         """Say that all is in the cache that has happened up to now, where that is so. Raises Unavailable."""

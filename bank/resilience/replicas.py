@@ -21,9 +21,11 @@ from redis.exceptions import RedisError
 
 from bank.config import Config
 from bank.db import READER, REPLICA, Route, databases, fetch, route, take
-from bank.errors import BankError, Unavailable
+from bank.errors import Unavailable
 from bank.processing.counters import ReplicaSeen, counters
-from bank.processing.queue import redis
+from bank.processing.queue import bells, redis
+from bank.resilience import deadlines
+from bank.resilience.cache import FLUSHED
 from bank.web import problems
 
 log = structlog.get_logger(__name__)
@@ -32,14 +34,17 @@ HEADER = "Bank-Position"
 
 _POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
 
-# What is read from a replica. Not the log and its replays, which need to know what may still be committed; nor what operators ask.
-_READ = {"accounts", "audit", "balances", "batches", "fx", "limits", "rules", "schedules", "transactions", "users"}
+# What is read from a replica. Not the logs and replays, which need to know what may still be committed; nor what operators ask.
+_READ = {"accounts", "balances", "batches", "fx", "limits", "rules", "schedules", "transactions", "users"}
 
 # How often both are asked where they stand.
 _LOOK_SECONDS = 0.2
 
 # What was not seen for longer than this may be gone.
 _SEEN_SECONDS = 3.0
+
+# A read that failed sooner than this may be tried at the same database once more.
+_PROMPT_SECONDS = 1.0
 
 # Those whose connections died together do not come back together.
 _MOST_JITTER_SECONDS = 0.05
@@ -53,7 +58,6 @@ local known = redis.call('GET', KEYS[1])
 if not known or tonumber(known) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 """
 
-_FLUSHED = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')"
 # Nothing of one that has become a primary: it may follow nobody.
 _REPLAYED = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') END"
 
@@ -98,7 +102,7 @@ class Replicas:
     def _watch(self, look: Callable[[], None]) -> None:
         while not self._pause.wait(_LOOK_SECONDS):
             try:
-                with self._app.app_context():
+                with self._app.app_context(), deadlines.bounded():
                     look()
             except Unavailable:
                 # The breakers tell of it.
@@ -109,7 +113,9 @@ class Replicas:
 
     def _note_primary(self) -> None:
         at = time.monotonic()
-        self._notes.append((at, _position(READER, _FLUSHED) or 0))
+        position = _position(READER, FLUSHED)
+        if position is not None:
+            self._notes.append((at, position))
 
     def _look(self) -> None:
         position = _position(REPLICA, _REPLAYED)
@@ -169,6 +175,8 @@ def _choose() -> None:
     if request.method not in ("GET", "HEAD") or request.blueprint not in _READ:
         return
     current_app.extensions["retries"].add()
+    # Only once, and not by who has waited for long already.
+    g.may_ask_again = time.monotonic() + _PROMPT_SECONDS
     g.known_position = None
     if "replicas" in current_app.extensions:
         g.known_position = _known_position()
@@ -176,16 +184,17 @@ def _choose() -> None:
 
 
 def _route(*, primary_answers: bool) -> Route:
-    """Where to read. A replica may be as old as it is when the primary does not answer, but never so old that what the caller has
-    written is missing."""
+    """Where to read. When the primary does not answer, a replica may be as old as an access token can be, which is as old as what is
+    known of who asks; but never so old that what the caller has written is missing."""
     replicas: Replicas = current_app.extensions["replicas"]
     config: Config = current_app.config["BANK"]
     seen, known = replicas.seen, g.known_position
     if seen is None or known is None or seen.position < known or not databases().replica.closed:
         return Route()
+    age = time.monotonic() - seen.confirmed_at
     if not primary_answers:
-        return Route(reads=REPLICA, logins=REPLICA)
-    return Route(reads=REPLICA) if time.monotonic() - seen.confirmed_at <= config.replica_max_lag_seconds else Route()
+        return Route(reads=REPLICA, logins=REPLICA) if age <= config.access_token_seconds else Route()
+    return Route(reads=REPLICA) if age <= config.replica_max_lag_seconds else Route()
 
 
 def _known_position() -> int | None:
@@ -197,8 +206,9 @@ def _known_position() -> int | None:
     if user_id is None:
         return None
     try:
-        return int(redis().get(_key(user_id)) or 0)
-    except RedisError:
+        with bells.breaker():
+            return int(redis().get(_key(user_id)) or 0)
+    except (RedisError, Unavailable, ValueError):
         return None
 
 
@@ -221,17 +231,18 @@ def _tell_written(response: Response) -> None:
     """Tell the position behind what this request wrote, and remember it."""
     try:
         # After the commit, so it is behind it.
-        position = _position(READER, _FLUSHED)
+        position = _position(READER, FLUSHED)
     except Unavailable:
         # Nobody knows: a replica would have to be past everything.
         position = None
     told = str(position if position is not None else 10**18)
     response.headers[HEADER] = told
-    user_id = current_app.extensions["position_user"]()
+    user_id = g.get("writer") or current_app.extensions["position_user"]()
     if user_id is not None:
         try:
-            redis().eval(_REMEMBER, 1, _key(user_id), told, _REMEMBERED_SECONDS)
-        except RedisError as error:
+            with bells.breaker():
+                redis().eval(_REMEMBER, 1, _key(user_id), told, _REMEMBERED_SECONDS)
+        except (RedisError, Unavailable) as error:
             log.warning("position_not_remembered", error=str(error))
 
 
@@ -244,13 +255,15 @@ def _ask_the_other(error: Unavailable) -> Response:
     take(again)
     try:
         return current_app.make_response(current_app.dispatch_request())
-    except BankError as second:
-        return problems.from_error(second)
+    except Exception as second:
+        # As Flask would have done with it at the first time.
+        return current_app.make_response(current_app.handle_user_exception(second))
 
 
 def _again(error: Unavailable) -> Route | None:
     """Where to read once more what `error` kept from being read, if anywhere."""
-    if error.part is None or "known_position" not in g:
+    until = g.pop("may_ask_again", None)
+    if error.part is None or until is None:
         return None
     primary = databases().primary
     if error.part != primary.name:
@@ -258,7 +271,7 @@ def _again(error: Unavailable) -> Route | None:
     if "replicas" in current_app.extensions and (emergency := _route(primary_answers=False)).reads == REPLICA:
         return emergency
     budget: Budget = current_app.extensions["retries"]
-    if not primary.closed or not budget.take():
+    if not primary.closed or time.monotonic() > until or not budget.take():
         return None
     time.sleep(random.uniform(0, _MOST_JITTER_SECONDS))  # noqa: S311 - no secret
     return Route()

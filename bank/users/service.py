@@ -1,7 +1,7 @@
 """Making, reading, changing and deleting users."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,7 @@ def create_user(session: Session, username: str, email: str, password_hash: str 
     return user
 
 
-def shown(user_ids: Iterable[str], bind: str) -> dict[str, Any]:
+def shown(user_ids: Sequence[str], bind: str) -> dict[str, Any]:
     """For the cache: of each of these users that there is, `body` as it is shown and its `etag`, read from `bind`."""
     with reader(bind) as session:
         users = session.scalars(select(User).where(User.id.in_(list(user_ids)))).all()

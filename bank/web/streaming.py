@@ -17,6 +17,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import MIMEAccept
 
 from bank.config import Config
+from bank.db import route, take
 from bank.errors import NotAcceptable, Unauthenticated, Unavailable
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
@@ -59,6 +60,7 @@ def stream(pieces: Iterator[bytes], mimetype: str, may_go_on: Callable[[], bool]
     """
     app: Flask = current_app._get_current_object()
     places: BoundedSemaphore = app.extensions["streams"]
+    reads_by = route()
 
     def held() -> Generator[bytes, None, None]:
         if not places.acquire(blocking=False):
@@ -67,6 +69,7 @@ def stream(pieces: Iterator[bytes], mimetype: str, may_go_on: Callable[[], bool]
             for sent in count():
                 # A context for each piece and not for all: between two, the thread may be doing something else.
                 with app.app_context():
+                    take(reads_by)
                     if sent and not may_go_on():
                         raise Unauthenticated("This login has ended.")
                     piece = next(pieces, None)

@@ -15,6 +15,7 @@ from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
+from redis.exceptions import RedisError
 
 from bank import create_app, embedded
 from bank.cli import main
@@ -222,12 +223,85 @@ def test_what_was_read_earlier_never_replaces_what_was_read_later(caching: Flask
         redis().delete("bank:cache:test:one")
         kept: tuple[float, int] | None = None
         for as_of, value in writes:
-            redis().eval(module._PUT, 1, "bank:cache:test:one", as_of, orjson.dumps(value), 60_000)
+            redis().eval(module._PUT, 2, "bank:cache:test:one", "bank:cache:test:one:loads", as_of, orjson.dumps(value), 60_000, "")
             # Redis compares numbers of 53 bits, which are 9 PB of write-ahead log.
             if kept is None or float(as_of) >= kept[0]:
                 kept = (float(as_of), value)
             found = redis().hget("bank:cache:test:one", "value")
             assert orjson.loads(found) == kept[1]
+
+
+def test_what_was_read_before_a_commit_is_not_kept_after_it(
+    cast: dict[str, Person],
+    fresh: str,
+    caching: Flask,
+    other: Flask,
+    post: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads = caching.extensions["cache"]._loads
+    read, go_on = Event(), Event()
+
+    def slowly(keys: Any, bind: str, load: Any = loads["account"]) -> Any:
+        values = load(keys, bind)
+        read.set()
+        assert go_on.wait(10)
+        return values
+
+    monkeypatch.setitem(loads, "account", slowly)
+    # The follower is another process, which reads as fast as ever.
+    refresher = Refresher(other.extensions["cache"])
+    runner = Runner([refresher.follower], refresher.tell)
+    auditor = cast["auditor"]
+    elsewhere = replace(auditor, client=other.test_client())
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(lambda: auditor.get(f"/accounts/{fresh}").json["balance"])
+        assert read.wait(10)
+        cast["teller"].post("/transactions/credit", {"account_id": fresh, "amount": "1.00", "currency": "USD"})
+        post()
+        redis().delete(module.FRESH_KEY)
+        wait_until(lambda: runner.follow(Event()) or redis().exists(module.FRESH_KEY), "it is followed", 8)
+        go_on.set()
+        assert late.result(10) == "10.00"
+    runner.follow(Event())
+    assert outcome("account", lambda: elsewhere.get(f"/accounts/{fresh}").json["balance"])[1] == "11.00"
+
+
+def test_a_follower_whose_word_redis_does_not_take_has_not_taken_the_events_in(
+    cast: dict[str, Person],
+    fresh: str,
+    caching: Flask,
+    post: Callable[[], None],
+    follow: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auditor, path = cast["auditor"], f"/accounts/{fresh}"
+    for _ in range(2):
+        auditor.get(path)
+    cast["teller"].post("/transactions/credit", {"account_id": fresh, "amount": "1.00", "currency": "USD"})
+    post()
+    refresher = Refresher(caching.extensions["cache"])
+    runner = Runner([refresher.follower], refresher.tell)
+    with monkeypatch.context() as patched:
+        patched.setattr(caching.extensions["cache"], "_put", lambda *_: (_ for _ in ()).throw(RedisError("a hiccup")))
+        redis().delete(module.FRESH_KEY)
+        runner.follow(Event())
+        assert not redis().exists(module.FRESH_KEY)
+    follow()
+    assert outcome("account", lambda: auditor.get(path).json["balance"]) == ("hit", "11.00")
+
+
+def test_asking_for_what_is_not_there_takes_as_long_each_time(cast: dict[str, Person], fresh: str, caching: Flask) -> None:
+    missing = "019b2f6e-8a00-7000-8000-000000000001"
+    for _ in range(3):
+        assert cast["auditor"].get(f"/accounts/{missing}").status_code == 404
+        # Nobody has to wait for a lease that was left behind.
+        assert not redis().exists(f"bank:cache:account:{missing}:loads")
+
+
+def test_what_cannot_be_read_in_redis_is_read_from_the_database(cast: dict[str, Person], fresh: str) -> None:
+    redis().hset(f"bank:cache:account:{fresh}", mapping={"as_of": 2**50, "value": b"{"})
+    assert outcome("account", lambda: cast["auditor"].get(f"/accounts/{fresh}").json["balance"]) == ("error", "10.00")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -296,7 +370,13 @@ def test_a_rate_that_was_published_is_seen_at_once(cast: dict[str, Person], fres
 
 
 def test_warming_puts_in_those_that_moved_most(
-    cast: dict[str, Person], fresh: str, own: Environ, caching: Flask, post: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    cast: dict[str, Person],
+    fresh: str,
+    own: Environ,
+    caching: Flask,
+    post: Callable[[], None],
+    follow: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     busy = cast["bob"].open_account()["id"]
     for _ in range(30):
@@ -308,6 +388,7 @@ def test_warming_puts_in_those_that_moved_most(
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 accounts are in the cache.")
     with caching.app_context():
         assert {name.decode() for name in redis().scan_iter("bank:cache:account:*")} == {f"bank:cache:account:{busy}"}
+    follow()
     assert outcome("account", lambda: cast["auditor"].get(f"/accounts/{busy}").json["balance"]) == ("hit", "30.00")
     assert outcome("balance", lambda: cast["auditor"].get(f"/balances/current?account_id={busy}").status_code) == ("hit", 200)
 

@@ -1,13 +1,15 @@
 """Reads go to a replica that has all the caller has written, and money never does."""
 
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, g
 from werkzeug.test import TestResponse
 
 from bank import create_app
@@ -19,7 +21,7 @@ from bank.processing.processor import drain_once
 from bank.processing.queue import redis
 from bank.resilience import deadlines
 from bank.users.models import Role
-from tests.conftest import Person, people
+from tests.conftest import PASSWORD, Person, people
 from tests.processes import wait_until
 from tests.replica import Postgres, Replica, ask_as_superuser, primary_and_replica, signal_all
 
@@ -163,6 +165,45 @@ def test_money_is_never_decided_from_a_replica(cast: dict[str, Person], pair: Pa
         sent = alice.post("/transactions/transfer", body)
         post()
         assert read(alice, f"/transactions/{sent.json['id']}").json["status"] == status
+
+
+def test_who_has_just_registered_and_logged_in_is_there(routed: Flask, pair: Pair) -> None:
+    ask_as_superuser(pair[1], "SELECT pg_wal_replay_pause()")
+    client, name = routed.test_client(), f"new-{secrets.token_hex(5)}"
+    made = client.post("/api/v1/auth/register", json={"username": name, "email": f"{name}@example.com", "password": PASSWORD})
+    assert made.status_code == 201, made.json
+    login = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD})
+    token = login.json["access_token"]
+    assert client.get(f"/api/v1/users/{made.json['id']}", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_replica_that_hangs_holds_up_nobody_for_long(cast: dict[str, Person], pair: Pair) -> None:
+    bob, alice = cast["bob"], cast["alice"]
+    wait_until(lambda: from_replica(read(bob, "/accounts")), "the replica has the login")
+    signal_all(pair[1], signal.SIGSTOP)
+    try:
+        for _ in range(5):
+            began = time.monotonic()
+            read(bob, "/accounts")
+            assert time.monotonic() - began < 5
+        assert alice.post("/accounts", {"currency": "EUR"}).status_code == 201
+    finally:
+        signal_all(pair[1], signal.SIGCONT)
+
+
+def test_what_is_kept_in_redis_is_not_older_than_what_the_caller_has_been_told_of(cast: dict[str, Person], routed: Flask) -> None:
+    alice, bob = cast["alice"], cast["bob"]
+    made = alice.open_account()
+    changed = alice.patch(f"/accounts/{made['id']}", {"name": "New"})
+    cache = routed.extensions["cache"]
+    with routed.test_request_context(headers={"Bank-Position": changed.headers["Bank-Position"]}):
+        g.principal = SimpleNamespace(id=bob.id)
+        g.known_position = int(changed.headers["Bank-Position"])
+        name = f"bank:cache:account:{made['id']}"
+        redis().set("bank:cache:fresh", 1, px=3_000)
+        for as_of, result in ((g.known_position, "passed"), (g.known_position + 1, "hit")):
+            redis().hset(name, mapping={"as_of": as_of, "value": b"{}"})
+            assert cache._ask("account", made["id"])[0] == result
 
 
 def test_a_replica_that_was_killed_costs_no_reader_an_answer(cast: dict[str, Person], pair: Pair) -> None:

@@ -47,6 +47,12 @@ def test_a_read_whose_connection_had_died_is_answered_all_the_same(alice: Person
         assert alice.get(f"/accounts/{account_id}").status_code == 200
 
 
+def test_a_read_that_is_wrong_in_itself_is_answered_as_it_would_have_been(alice: Person, own: dict[str, str]) -> None:
+    assert alice.get("/accounts?limit=nonsense").status_code == 422
+    end_connections(own)
+    assert alice.get("/accounts?limit=nonsense").status_code == 422
+
+
 def test_when_too_much_was_tried_again_nothing_is(alice: Person, own: dict[str, str], fresh: Flask) -> None:
     budget: Budget = fresh.extensions["retries"]
     assert alice.get("/accounts").status_code == 200

@@ -135,6 +135,9 @@ class Cache:
                     break
         except (RedisError, ValueError):
             pass
+        except Unavailable as error:
+            if error.part != bells.breaker.name:
+                raise
         return self._load(kind, key)
 
     def _fill_kept(self, kind: str, keys: Sequence[str]) -> dict[str, Any]:

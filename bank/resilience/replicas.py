@@ -265,8 +265,8 @@ def _again(error: Unavailable) -> Route | None:
     until = g.pop("may_ask_again", None)
     if error.part is None or until is None:
         return None
-    primary = databases().primary
-    if error.part != primary.name:
+    primary, replica = databases().primary, databases().replica
+    if error.part == replica.name:
         return Route()
     if "replicas" in current_app.extensions and (emergency := _route(primary_answers=False)).reads == REPLICA:
         return emergency

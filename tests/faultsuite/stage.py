@@ -23,7 +23,7 @@ from tests.replica import Replica
 ACCOUNTS = 20
 
 # What is logged where the bank found itself to be wrong.
-_BUGS = ("batch_refused", "transaction_refused", "request_failed", "invariant_violated")
+_BUGS = ("batch_refused", "transaction_refused", "request_failed", "invariant_violated", "LaneLost")
 
 # What was accepted is final within this time of the healing (faults.md, I5).
 FINAL_SECONDS = 30.0

@@ -138,7 +138,7 @@ class Config:
     shed_after_seconds: int = _setting(
         "BANK_SHED_AFTER_SECONDS",
         30,
-        _whole(1, 86_400),
+        _whole(1, 31_536_000),
         "When a transaction has waited this long in a lane, the lane takes no more (503) until its queue is shorter.",
     )
     cache: bool = _setting(

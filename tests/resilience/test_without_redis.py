@@ -13,6 +13,8 @@ from bank.config import Config
 from bank.ledger.system import lane_of
 from bank.processing.queue import bells, queue
 from bank.resilience.breaker import Breaker
+from bank.transactions import service
+from bank.transactions.waiting import Waiters
 from bank.users.models import Role
 from tests.conftest import Person, people
 from tests.processes import fresh_database, query, wait_until
@@ -89,7 +91,9 @@ def test_what_is_accepted_without_redis_is_posted_once_and_nobody_waits_for_redi
     assert shown == dict.fromkeys(accounts, "5.00")
 
 
-def test_who_waits_for_the_outcome_gets_it_without_redis(alice: Person, kill: Callable[[], None]) -> None:
+def test_who_waits_for_the_outcome_gets_it_without_redis(alice: Person, kill: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process listens to one database, which in this one is the suite's.
+    monkeypatch.setattr(service, "waiters", Waiters())
     account_id = alice.open_account()["id"]
     kill()
     body = {"account_id": account_id, "amount": "1.00", "currency": "USD"}

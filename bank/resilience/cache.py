@@ -94,8 +94,8 @@ class Cache:
         except (RedisError, Unavailable, ValueError):
             return "error", None
 
-    def _load(self, kind: str, key: str, bind: str | None = None) -> Any:
-        return self._loads[kind]([key], bind or route().reads).get(key)
+    def _load(self, kind: str, key: str) -> Any:
+        return self._loads[kind]([key], route().reads).get(key)
 
     def _fill(self, kind: str, key: str) -> Any:
         """Load it for all of this process who miss it at the same time."""

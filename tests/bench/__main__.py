@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def three(run: Callable[[int], float]) -> list[float]:
     return [run(number) for number in range(RUNS)]
 
 
-def main() -> None:
-    """Start servers that wait for the disk as in production, measure, stop them."""
+@contextmanager
+def servers() -> Iterator[tuple[Path, embedded.Postgres, dict[str, str]]]:
+    """A PostgreSQL and a Redis that wait for the disk as in production: their directory, the first of them, and what the bank is told."""
     with tempfile.TemporaryDirectory(prefix="bank-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -78,16 +80,22 @@ def main() -> None:
                 # Long enough that a token outlives the benchmark.
                 "BANK_ACCESS_TOKEN_SECONDS": "7200",
             }
-            tpcb = measure_tpcb(environ["DATABASE_URL"])
-            measure_drain(environ, directory, tpcb)
-            measure_limits(environ, directory)
-            measure_log(environ, directory)
-            measure_depth(environ, directory)
-            measure_api(environ, directory)
-            measure_batch(environ, directory, tpcb)
+            yield directory, postgres, environ
         finally:
             redis.stop()
             postgres.stop()
+
+
+def main() -> None:
+    """Measure everything."""
+    with servers() as (directory, _, environ):
+        tpcb = measure_tpcb(environ["DATABASE_URL"])
+        measure_drain(environ, directory, tpcb)
+        measure_limits(environ, directory)
+        measure_log(environ, directory)
+        measure_depth(environ, directory)
+        measure_api(environ, directory)
+        measure_batch(environ, directory, tpcb)
 
 
 def measure_tpcb(database_url: str) -> float | None:

@@ -5,9 +5,7 @@ Run by `make scaling`, on a machine that does nothing else; the last sizes take 
 """
 
 import json
-import secrets
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +19,7 @@ from bank.balances import service as balances
 from bank.config import Config
 from bank.transactions import service as transactions
 from bank.transactions.store import HistoryQuery
-from tests.bench.__main__ import ACCOUNTS, fill_queue, ring_all, wait_until_posted
+from tests.bench.__main__ import ACCOUNTS, fill_queue, ring_all, servers, wait_until_posted
 from tests.filling import CLOSINGS, fill
 from tests.processes import Bank, fresh_database, query
 
@@ -64,38 +62,23 @@ def report(measure: str, **values: Any) -> None:
 @click.option("--entries", type=int, default=ENTRIES[-1], show_default=True, help="The largest history.")
 @click.option("--only", type=click.Choice(MEASURES), multiple=True, default=MEASURES, help="What to measure; by default all.")
 def main(entries: int, only: tuple[str, ...]) -> None:
-    """Start servers that wait for the disk as in production, measure, stop them."""
-    with tempfile.TemporaryDirectory(prefix="bank-scaling-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        postgres, redis = embedded.Postgres(directory), embedded.Redis(directory)
-        try:
-            environ = {
-                "BANK_ENV": "test",
-                "DATABASE_URL": postgres.start(),
-                "REDIS_URL": redis.start(),
-                "JWT_SECRET_KEY": secrets.token_hex(32),
-                "RATELIMIT_ENABLED": "false",
-                "BANK_LOG_LEVEL": "WARNING",
-            }
-            if "bytes" in only:
-                measure_bytes(environ, directory)
-            for workers in WORKERS if "workers" in only else ():
-                drain("workers", environ, directory, postgres, workers=workers, lanes=4)
-            for lanes in LANES if "lanes" in only else ():
-                drain("lanes", environ, directory, postgres, workers=2, lanes=lanes)
-            for accounts in MANY_ACCOUNTS if "accounts" in only else ():
-                drain("accounts", environ, directory, postgres, workers=2, lanes=4, accounts=accounts)
-            for size in (size for size in ENTRIES if size <= entries and "entries" in only):
-                drain("entries", environ, directory, postgres, workers=1, lanes=2, entries=size)
-        finally:
-            redis.stop()
-            postgres.stop()
+    """Measure what was asked for."""
+    with servers() as (directory, postgres, environ):
+        if "bytes" in only:
+            measure_bytes(environ, directory)
+        for workers in WORKERS if "workers" in only else ():
+            drain("workers", environ, directory, postgres, workers=workers, lanes=4)
+        for lanes in LANES if "lanes" in only else ():
+            drain("lanes", environ, directory, postgres, workers=2, lanes=lanes)
+        for accounts in MANY_ACCOUNTS if "accounts" in only else ():
+            drain("accounts", environ, directory, postgres, workers=2, lanes=4, accounts=accounts)
+        for size in (size for size in ENTRIES if size <= entries and "entries" in only):
+            drain("entries", environ, directory, postgres, workers=1, lanes=2, entries=size)
 
 
 def measure_bytes(environ: Mapping[str, str], directory: Path) -> None:
     """What an account and a transfer take on disk, indexes, events, audit row and idempotency key included; made by the API, one by one."""
-    with fresh_database({**environ, "BANK_SELF_SERVICE_DEPOSITS": "true"}, directory) as own, Bank(own, directory, workers=1) as bank:
+    with fresh_database(environ, directory) as own, Bank(own, directory, workers=1) as bank:
         client = bank.client(bank.log_in())
         empty = _bytes(own)
         accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(COUNTED)]

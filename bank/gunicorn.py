@@ -20,7 +20,7 @@ preload_app = False
 timeout = 20
 # What is held back by `Prefer: wait`, and streams, end when the process is asked to stop (`bank.web.serving`); what is left is bounded by
 # the database's time-outs, and hardly ever takes a second.
-graceful_timeout = 8
+graceful_timeout = 7
 keepalive = 30
 
 # The heartbeat file of each worker: on a disk that is busy, touching it can stall the worker.

@@ -5,10 +5,14 @@ from threading import Event
 
 import click
 import structlog
+from flask import Flask
+from redis.exceptions import RedisError
 
 from bank import create_app
 from bank.audit import outcomes
+from bank.cli.cache import AT_START, fill
 from bank.config import Config, ConfigError
+from bank.errors import Unavailable
 from bank.followers.runner import Follower, Gather, Inside, Runner
 from bank.proof import keys
 from bank.proof.sealer import BLOCK_EVENTS, NAME, Sealer
@@ -44,4 +48,14 @@ def command() -> None:
     runner = Runner([*followers, refresher.follower], refresher.tell) if refresher else Runner(followers)
     with app.app_context():
         log.info("following", public_key=keys.public_half(key).hex())
+        if config.cache:
+            _warm(app)
         runner.run(stop)
+
+
+def _warm(app: Flask) -> None:
+    try:
+        log.info("cache_warmed", accounts=fill(app.extensions["cache"], AT_START, lambda *_: None))
+    except (Unavailable, RedisError) as error:
+        # It fills by being read.
+        log.warning("cache_not_warmed", error=str(error))

@@ -43,6 +43,8 @@ def command(directory: Path, keys: tuple[str, ...]) -> None:
     try:
         config = replace(Config.from_env(), log_level="WARNING")
         head = directory / HEAD
+        if keys and not head.exists():
+            raise Unknown(f"A key is named, and the backup has no {HEAD} that it could have signed.")
         public_keys = trusted(keys) if head.exists() else set()
         kept = verification.head_of(orjson.loads(head.read_bytes()), public_keys) if head.exists() else None
         app = create_app(config)

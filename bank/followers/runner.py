@@ -186,12 +186,13 @@ class Lag:
     seconds: float
 
 
-def seconds_behind(session: Session) -> dict[str, float]:
-    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits.
+def standing(session: Session) -> dict[str, tuple[float, int]]:
+    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits, and the
+    position it has reached.
 
-    Infinite for one that stands behind the end of the log.
+    Infinite seconds for one that stands behind the end of the log.
     """
-    return {row.name: row.seconds for row in session.execute(text(SECONDS_BEHIND))}
+    return {row.name: (row.seconds, row.position) for row in session.execute(text(SECONDS_BEHIND))}
 
 
 def lags(session: Session) -> list[Lag]:

@@ -1,21 +1,29 @@
 """`/metrics`: what Prometheus scrapes, added up over all processes that share PROMETHEUS_MULTIPROC_DIR."""
 
 import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, time
+from functools import partial
+from typing import Any
 
 from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
+from sqlalchemy import event
+from sqlalchemy.pool import QueuePool
 
-from bank.db import REPLICA, Databases, route
+from bank.db import REPLICA, Databases, db, route
 from bank.money import exponent
 from bank.processing.counters import (
     Accepted,
+    BatchDone,
     CacheAsked,
     FollowersSeen,
     Happening,
     InvariantsChecked,
     QueueSeen,
+    RatesSeen,
     ReplicaSeen,
     Shed,
     StoodBy,
@@ -45,6 +53,19 @@ _stood_by = Counter("bank_transactions_posted_without_redis_total", "Transaction
 _lag = Gauge("bank_replica_lag_seconds", "By how much the replica is behind at most.", multiprocess_mode="livemax")
 _cache = Counter("bank_cache_requests_total", "Values asked of the cache, and how that ended.", ["kind", "result"])
 _reads = Counter("bank_reads_total", "Answers read from the primary or from the replica.", ["database"])
+_followed = Gauge(
+    "bank_follower_position",
+    "The position in the log a follower has reached; of `seal`, the sealed head.",
+    ["follower"],
+    multiprocess_mode="mostrecent",
+)
+_rates = Gauge(
+    "bank_fx_rates_published_timestamp_seconds", "The newest day of a provider's exchange rates.", multiprocess_mode="mostrecent"
+)
+_pool_size = Gauge(
+    "bank_database_pool_connections", "Connections that processes may hold at once.", ["database"], multiprocess_mode="livesum"
+)
+_pool_used = Gauge("bank_database_pool_connections_used", "Connections that are in use.", ["database"], multiprocess_mode="livesum")
 _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
 
 
@@ -61,6 +82,7 @@ def init_app(app: Flask) -> None:
         _breakers.labels(breaker.name).set(0)
         breaker.listen("metrics", _tell_breaker)
     app.after_request(_count_read)
+    _watch_pools(app)
 
 
 def _tell_breaker(part: str, state: str) -> None:
@@ -75,42 +97,73 @@ def _count_read(response: Response) -> Response:
     return response
 
 
-def _observe(happened: Happening) -> None:
-    if isinstance(happened, Accepted):
-        _accepted.labels(happened.type).inc(happened.count)
-        return
-    if isinstance(happened, QueueSeen):
-        for lane, (pending, seconds) in happened.lanes.items():
-            _depth.labels(str(lane)).set(pending)
-            _age.labels(str(lane)).set(seconds)
-        return
-    if isinstance(happened, FollowersSeen):
-        for follower, seconds in happened.seconds.items():
-            _behind.labels(follower).set(seconds)
-        return
-    if isinstance(happened, Shed):
-        _shed.labels(str(happened.lane)).inc()
-        return
-    if isinstance(happened, StoodBy):
-        _stood_by.inc(happened.count)
-        return
-    if isinstance(happened, CacheAsked):
-        _cache.labels(happened.kind, happened.result).inc()
-        return
-    if isinstance(happened, ReplicaSeen):
-        _lag.set(happened.seconds)
-        return
-    if isinstance(happened, InvariantsChecked):
-        for check, count in happened.violations.items():
-            _violations.labels(check).set(count)
-        _checked.set_to_current_time()
-        return
-    for kind, count in happened.posted.items():
+def _see_accepted(accepted: Accepted) -> None:
+    _accepted.labels(accepted.type).inc(accepted.count)
+
+
+def _see_batch(batch: BatchDone) -> None:
+    for kind, count in batch.posted.items():
         _posted.labels(kind).inc(count)
-    for code, count in happened.failed.items():
+    for code, count in batch.failed.items():
         _failed.labels(code).inc(count)
-    for currency, minor in happened.volume.items():
+    for currency, minor in batch.volume.items():
         # Prometheus knows floats only; this is for graphs and no money is ever decided by it.
         _volume.labels(currency).inc(minor / 10 ** exponent(currency))
-    _batch.observe(happened.size)
-    _batch_seconds.observe(happened.took_seconds)
+    _batch.observe(batch.size)
+    _batch_seconds.observe(batch.took_seconds)
+
+
+def _see_queue(seen: QueueSeen) -> None:
+    for lane, (pending, seconds) in seen.lanes.items():
+        _depth.labels(str(lane)).set(pending)
+        _age.labels(str(lane)).set(seconds)
+
+
+def _see_followers(seen: FollowersSeen) -> None:
+    for follower, (seconds, position) in seen.followers.items():
+        _behind.labels(follower).set(seconds)
+        _followed.labels(follower).set(position)
+
+
+def _see_checked(checked: InvariantsChecked) -> None:
+    for check, count in checked.violations.items():
+        _violations.labels(check).set(count)
+    _checked.set_to_current_time()
+
+
+def _see_rates(seen: RatesSeen) -> None:
+    _rates.set(datetime.combine(seen.newest, time.min, UTC).timestamp())
+
+
+_OBSERVERS: Mapping[type[Happening], Callable[[Any], None]] = {
+    Accepted: _see_accepted,
+    BatchDone: _see_batch,
+    QueueSeen: _see_queue,
+    FollowersSeen: _see_followers,
+    InvariantsChecked: _see_checked,
+    RatesSeen: _see_rates,
+    Shed: lambda shed: _shed.labels(str(shed.lane)).inc(),
+    StoodBy: lambda stood: _stood_by.inc(stood.count),
+    CacheAsked: lambda asked: _cache.labels(asked.kind, asked.result).inc(),
+    ReplicaSeen: lambda seen: _lag.set(seen.seconds),
+}
+
+
+def _observe(happened: Happening) -> None:
+    _OBSERVERS[type(happened)](happened)
+
+
+def _watch_pools(app: Flask) -> None:
+    """Count the connections that are out of the pools. A pool has one for each thread, and no more."""
+    with app.app_context():
+        for name, engine in db.engines.items():
+            database = "replica" if name == REPLICA else "primary"
+            pool = engine.pool
+            if isinstance(pool, QueuePool):
+                _pool_size.labels(database).inc(pool.size())
+            event.listen(engine, "checkout", partial(_move, _pool_used.labels(database), 1))
+            event.listen(engine, "checkin", partial(_move, _pool_used.labels(database), -1))
+
+
+def _move(gauge: Gauge, by: int, *_: Any) -> None:
+    gauge.inc(by)

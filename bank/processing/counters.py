@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from threading import RLock
 from typing import Any
 
@@ -47,9 +48,10 @@ class QueueSeen:
 
 @dataclass(frozen=True, slots=True)
 class FollowersSeen:
-    """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it."""
+    """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it, and which
+    position it has reached."""
 
-    seconds: dict[str, float]
+    followers: dict[str, tuple[float, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ class InvariantsChecked:
     """What the sample of the books showed: by the name of each check how many violate it."""
 
     violations: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RatesSeen:
+    """The newest day for which a provider's exchange rates are here."""
+
+    newest: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ class CacheAsked:
     result: str
 
 
-Seen = CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
+Seen = CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | RatesSeen | Shed | StoodBy | ReplicaSeen
 Happening = BatchDone | Accepted | Seen
 
 

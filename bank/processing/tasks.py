@@ -5,7 +5,7 @@ from flask import current_app
 
 from bank.config import Config
 from bank.db import reader
-from bank.followers.runner import seconds_behind
+from bank.followers.runner import standing
 from bank.ledger import store
 from bank.ledger.system import every_lane
 from bank.processing.counters import FollowersSeen, QueueSeen, counters
@@ -38,5 +38,5 @@ def sweep() -> list[int]:
         log.warning("lanes_swept", lanes=lanes)
     # Last: whatever is wrong with it must not keep lanes from being rung for.
     with reader() as session:
-        counters.seen(FollowersSeen(seconds_behind(session)))
+        counters.seen(FollowersSeen(standing(session)))
     return lanes

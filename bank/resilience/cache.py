@@ -5,6 +5,7 @@ who follows the log says, again and again, that all that has happened is in it (
 the place in the write-ahead log where the database was when it was read: what was read earlier never replaces it.
 """
 
+import hmac
 import random
 import secrets
 import time
@@ -37,6 +38,11 @@ _SECONDS, _SPREAD = 60.0, 0.2
 # For how long one process may be reading for all, how long others wait for it, and how often these look.
 _LEASE_SECONDS, _WAIT_SECONDS, _LOOK_SECONDS = 2.0, 0.3, 0.02
 
+# To be raised when what is shown of a kind gets another form: during an upgrade, two versions then take none of each other's values.
+_SHAPES = b"bank cache 1"
+
+_TAG_BYTES = 16
+
 # KEYS: the value and its lease. ARGV: as of which position, the value, when it ends (ms), the lease that whoever fills it took
 # before he read (a follower has none), and the timeline of the position. The lease is gone when something has happened to the value
 # since: what was read is not kept. A primary that took another's place begins a timeline, and may begin it behind what the other had
@@ -47,8 +53,9 @@ if ARGV[4] ~= '' then
     redis.call('DEL', KEYS[2])
 end
 if ARGV[2] == '' then return 0 end
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local known = redis.call('HMGET', KEYS[1], 'timeline', 'as_of')
-local timeline, as_of = tonumber(known[1] or 0), tonumber(known[2] or 0)
+local timeline, as_of = tonumber(known[1] or 0) or 0, tonumber(known[2] or 0) or 0
 if timeline > tonumber(ARGV[5]) or (timeline == tonumber(ARGV[5]) and as_of > tonumber(ARGV[1])) then return 0 end
 redis.call('HSET', KEYS[1], 'timeline', ARGV[5], 'as_of', ARGV[1], 'value', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -83,6 +90,7 @@ class Cache:
 
     def __init__(self, config: Config, loads: Mapping[str, Load]) -> None:
         self._on = config.cache
+        self._key = hmac.digest(config.jwt_secret.encode(), _SHAPES, "sha256")
         self._loads = loads
         self._lock = Lock()
         self._loading: dict[str, Future[Any]] = {}
@@ -107,10 +115,14 @@ class Cache:
                 pipeline.hmget(_name(kind, key), "as_of", "value")
                 pipeline.exists(FRESH_KEY)
                 pipeline.exists(_wrote(g.principal.id))
-                (as_of, value), fresh, wrote = pipeline.execute()
+                # Where somebody else has put another thing in a value's place, Redis is well.
+                kept, fresh, wrote = pipeline.execute(raise_on_error=False)
+            if not isinstance(kept, list):
+                raise ValueError("Not what we keep.")
+            as_of, value = kept
             if wrote or not fresh or (as_of is not None and _is_behind(int(as_of))):
                 return "passed", None
-            return ("miss", None) if value is None else ("hit", orjson.loads(value))
+            return ("miss", None) if value is None else ("hit", self._unsealed(kind, key, value))
         except (RedisError, Unavailable, ValueError):
             return "error", None
 
@@ -150,7 +162,7 @@ class Cache:
                     pipeline.exists(_lease(kind, key))
                     value, loads = pipeline.execute()
                 if value is not None:
-                    return orjson.loads(value)
+                    return self._unsealed(kind, key, value)
                 if not loads:
                     break
         except (RedisError, ValueError):
@@ -202,9 +214,23 @@ class Cache:
         with redis().pipeline(transaction=False) as pipeline:
             for key, value in values.items():
                 left = int((ends - time.monotonic()) * 1000 * (1 - random.random() * _SPREAD))  # noqa: S311 - no secret
-                kept = b"" if value is None or as_of is None or left <= 0 else orjson.dumps(value)
+                kept = b"" if value is None or as_of is None or left <= 0 else self.sealed(kind, key, value)
                 pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), position, kept, left, lease, timeline)
             pipeline.execute()
+
+    def sealed(self, kind: str, key: str, value: Any) -> bytes:
+        """The value as it is kept: behind a tag by which the bank knows its own, of that kind and key, and in the form it has now."""
+        text = orjson.dumps(value)
+        return self._tag(kind, key, text) + text
+
+    def _unsealed(self, kind: str, key: str, kept: bytes) -> Any:
+        text = kept[_TAG_BYTES:]
+        if not hmac.compare_digest(kept[:_TAG_BYTES], self._tag(kind, key, text)):
+            raise ValueError("Not what we keep.")
+        return orjson.loads(text)
+
+    def _tag(self, kind: str, key: str, text: bytes) -> bytes:
+        return hmac.digest(self._key, _name(kind, key).encode() + text, "sha256")[:_TAG_BYTES]
 
     def kept(self, kind: str, keys: Sequence[str]) -> list[str]:
         """Those of the keys that are in Redis. Raises RedisError."""
@@ -253,7 +279,8 @@ def init_app(app: Flask, config: Config, loads: Mapping[str, Load]) -> None:
 def _mark(response: Response) -> Response:
     """Whoever wrote something reads what he wrote: past the cache, for longer than anything that is in it now stays there."""
     writer = g.principal.id if "principal" in g else g.get("writer")
-    if g.get("wrote") and request.method not in ("GET", "HEAD") and writer is not None:
+    # Who logs in has written nothing that is kept.
+    if g.get("wrote") and request.method not in ("GET", "HEAD") and writer is not None and request.blueprint != "auth":
         # Where Redis is away it is for the others too, or they cannot be told.
         with suppress(RedisError, Unavailable), bells.breaker():
             redis().set(_wrote(writer), 1, px=int(_SECONDS * 1000) + 1_000)

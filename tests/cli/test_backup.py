@@ -122,6 +122,13 @@ def test_a_dump_that_is_cut_off_restores_nothing(backup: Path, elsewhere: dict[s
     assert everything(elsewhere) == {}
 
 
+def test_a_key_that_is_named_wants_a_head(backup: Path, elsewhere: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bank.dump").symlink_to(backup / "bank.dump")
+    done = bank(elsewhere, "restore", tmp_path, "--key", "ab" * 32)
+    assert done.exit_code == 2 and "head.json" in done.stderr
+    assert everything(elsewhere) == {}
+
+
 def test_a_backup_that_fails_leaves_nothing_that_looks_like_one(books: Books, tmp_path: Path) -> None:
     nobody = {**books.environ, "DATABASE_URL": books.environ["DATABASE_URL"].rpartition("/")[0] + "/nothing_here"}
     done = bank(nobody, "backup", tmp_path / "new")

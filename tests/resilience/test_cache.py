@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from bank import create_app, embedded
 from bank.cli import main
+from bank.cli.follow import _warm
 from bank.config import Config
 from bank.followers.runner import Runner
 from bank.processing.queue import bells, redis
@@ -29,7 +30,7 @@ from bank.resilience import refresher as refreshing
 from bank.resilience.breaker import Breaker
 from bank.resilience.refresher import Refresher
 from bank.users.models import Role
-from tests.conftest import Person, open_transaction, people, poster
+from tests.conftest import PASSWORD, Person, open_transaction, people, poster
 from tests.events.test_horizon import append
 from tests.processes import fresh_database, query, wait_until
 
@@ -333,9 +334,56 @@ def test_asking_for_what_is_not_there_takes_as_long_each_time(cast: dict[str, Pe
         assert not redis().exists(f"bank:cache:account:{missing}:loads")
 
 
-def test_what_cannot_be_read_in_redis_is_read_from_the_database(cast: dict[str, Person], fresh: str) -> None:
-    redis().hset(f"bank:cache:account:{fresh}", mapping={"as_of": 2**50, "value": b"{"})
+@pytest.mark.parametrize("value", [b"{", b"{}", b"null", b"[]", b'{"balance":"9.00"}', b"", bytes(16) + b"{}"])
+def test_what_the_bank_has_not_kept_itself_is_read_from_the_database(cast: dict[str, Person], fresh: str, value: bytes) -> None:
+    redis().hset(f"bank:cache:account:{fresh}", mapping={"as_of": 2**50, "value": value})
     assert outcome("account", lambda: cast["auditor"].get(f"/accounts/{fresh}").json["balance"]) == ("error", "10.00")
+
+
+def test_what_was_kept_in_another_place_or_another_form_is_not_taken(
+    cast: dict[str, Person], fresh: str, caching: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, name = caching.extensions["cache"], f"bank:cache:account:{fresh}"
+    cast["auditor"].get(f"/accounts/{fresh}")
+    lie = orjson.loads(redis().hget(name, "value")[module._TAG_BYTES :])
+    lie["body"]["balance"] = "9.00"
+
+    def read() -> tuple[str, Any]:
+        return outcome("account", lambda: cast["auditor"].get(f"/accounts/{fresh}").json["balance"])
+
+    redis().hset(name, mapping={"as_of": 2**50, "value": cache.sealed("balance", fresh, lie)})
+    assert read() == ("error", "10.00")
+    redis().hset(name, "value", cache.sealed("account", fresh, lie))
+    assert read() == ("hit", "9.00")
+    monkeypatch.setattr(module, "_SHAPES", b"bank cache 0")
+    earlier = create_app(caching.config["BANK"]).extensions["cache"]
+    redis().hset(name, "value", earlier.sealed("account", fresh, lie))
+    assert read() == ("error", "10.00")
+
+
+@pytest.mark.parametrize("as_of", [None, "abc"])
+def test_another_thing_in_the_place_of_a_value_holds_nobody_up(
+    cast: dict[str, Person], fresh: str, post: Callable[[], None], follow: Callable[[], None], as_of: str | None
+) -> None:
+    name, auditor, path = f"bank:cache:account:{fresh}", cast["auditor"], f"/accounts/{fresh}"
+    if as_of is None:
+        redis().set(name, "x")
+    else:
+        redis().hset(name, mapping={"as_of": as_of, "value": "x"})
+    for _ in range(5):
+        assert outcome("account", lambda: auditor.get(path).json["balance"]) == ("error", "10.00")
+    assert bells.breaker.closed
+    cast["teller"].post("/transactions/credit", {"account_id": fresh, "amount": "1.00", "currency": "USD"})
+    post()
+    follow()
+    assert outcome("account", lambda: auditor.get(path).json["balance"]) == ("hit", "11.00")
+
+
+def test_who_logs_in_has_written_nothing(caching: Flask, cast: dict[str, Person], fresh: str) -> None:
+    auditor = cast["auditor"]
+    answer = caching.test_client().post("/api/v1/auth/login", json={"username": auditor.username, "password": PASSWORD})
+    assert answer.status_code == 200
+    assert not redis().exists(f"bank:cache:wrote:{auditor.id}")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -381,9 +429,9 @@ def test_no_money_is_decided_by_what_it_holds(
     assert auditor.get(f"/accounts/{fresh}").json["balance"] == "10.00"
     with caching.app_context():
         name = f"bank:cache:account:{fresh}"
-        lie = orjson.loads(redis().hget(name, "value"))
+        lie = orjson.loads(redis().hget(name, "value")[module._TAG_BYTES :])
         lie["body"] |= {"balance": "1000000.00", "available": "1000000.00", "status": "closed", "user_id": cast["bob"].id}
-        redis().hset(name, mapping={"as_of": 2**60, "value": orjson.dumps(lie)})
+        redis().hset(name, mapping={"as_of": 2**60, "value": caching.extensions["cache"].sealed("account", fresh, lie)})
     assert auditor.get(f"/accounts/{fresh}").json["balance"] == "1000000.00", "the lie is not told, so nothing is shown here"
     theirs = cast["bob"].open_account()["id"]
     for amount, status in (("10.01", "failed"), ("10.00", "completed")):
@@ -422,6 +470,9 @@ def test_warming_puts_in_those_that_moved_most(
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 accounts are in the cache.")
     with caching.app_context():
         assert {name.decode() for name in redis().scan_iter("bank:cache:account:*")} == {f"bank:cache:account:{busy}"}
+        redis().delete(f"bank:cache:account:{busy}")
+        _warm(caching)
+        assert redis().exists(f"bank:cache:account:{busy}")
     follow()
     assert outcome("account", lambda: cast["auditor"].get(f"/accounts/{busy}").json["balance"]) == ("hit", "30.00")
     assert outcome("balance", lambda: cast["auditor"].get(f"/balances/current?account_id={busy}").status_code) == ("hit", 200)

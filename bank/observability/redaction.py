@@ -14,9 +14,10 @@ _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # What any of the rules below begins with. Most of what is logged has none of it, and is looked through once.
 _SUSPICIOUS = re.compile(rf"@|%40|://|eyJ|\$argon2|bearer|basic |\[parameters|failing row|{_NAME}", re.IGNORECASE)
 
+# Every repetition has an end, or a long text that almost fits would take a time that grows with its square.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # Who is let in by a URL. A password may hold anything, an @ included, so all up to the last one goes.
-    (re.compile(r"://(?:[^\s/@:]*:\S*|[^\s/@:]+)@"), f"://{HIDDEN}@"),
+    (re.compile(r"://(?:[^\s/@:]{0,64}:\S{0,512}|[^\s/@:]{1,512})@"), f"://{HIDDEN}@"),
     # What SQLAlchemy bound to a statement, and the row that PostgreSQL refused.
     (re.compile(r"\[parameters:[^\n]*", re.IGNORECASE), f"[parameters: {HIDDEN}]"),
     (re.compile(r"(failing row contains )\(.*\)", re.IGNORECASE), rf"\1({HIDDEN})"),
@@ -24,8 +25,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # where a list would go on: a password may have spaces.
     (
         re.compile(
-            rf"((?:{_NAME})[\w.-]*(?:\\*[\"'])?\s*(?:=|:|%3D|%3A)\s*)"
-            r"(?:\\+\"(?:.*?)\\+\"|b?\"(?:[^\"\\]|\\.)*\"?|b?'(?:[^'\\]|\\.)*'?|[^,;&)}\]\n]+)",
+            rf"((?:{_NAME})[\w.-]{{0,64}}(?:\\{{0,8}}[\"'])?\s{{0,8}}(?:=|:|%3D|%3A)\s{{0,8}})"
+            r"(?:\\{1,8}\".{0,1024}?\\{1,8}\"|b?\"(?:[^\"\\]|\\.)*\"?|b?'(?:[^'\\]|\\.)*'?|[^,;&)}\]\n]+)",
             re.IGNORECASE,
         ),
         rf"\1{HIDDEN}",
@@ -34,7 +35,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"), HIDDEN),
     (re.compile(r"\$argon2[^\s'\")]*"), HIDDEN),
     # The first letter and the domain stay, by which an operator who has the address in front of him knows it again.
-    (re.compile(r"([\w!#$&'*+/?^{|}~%.-])[\w!#$&'*+/=?^{|}~%.-]{0,64}(@|%40)([\w-]+(?:\.[\w-]+)*)"), rf"\1{HIDDEN}\2\3"),
+    (re.compile(r"([\w!#$&'+?^{|}~%.-])[\w!#$&'+=?^{|}~%.-]{0,64}(@|%40)([\w-]+(?:\.[\w-]+)*)"), rf"\1{HIDDEN}\2\3"),
 )
 
 # What nests deeper is a mistake, and its text says enough.

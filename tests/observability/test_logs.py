@@ -4,6 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,11 @@ def test_what_is_no_text_is_looked_through_before_it_is_written() -> None:
 
 
 def test_a_long_text_costs_no_more_than_its_length() -> None:
-    import time
-
     redact = Redactor({"s3cr3t-value"})
     started = time.perf_counter()
-    for text in ("a" * 100_000 + "@", "password" * 10_000, "://" * 30_000 + "@", "\\" * 50_000 + "token", 'token="' + '\\"' * 30_000):
+    for text in ("a" * 20_000 + "@", "password" * 2_500, "://a:" * 4_000, "\\" * 20_000 + "token", 'token=\\"' * 2_500):
         redact.text(text)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 3
 
 
 def test_the_secrets_of_the_configuration_are_known(environ: dict[str, str]) -> None:

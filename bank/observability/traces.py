@@ -58,7 +58,7 @@ def init_app(app: Flask, config: Config) -> None:
 def _start(config: Config) -> None:
     global _tracing
     if _tracing is None:
-        # Not above: it loads what half of a process's start takes, and most commands trace nothing.
+        # Not above: it is a tenth of a second at the start of a process, and most trace nothing.
         from bank.observability.otlp import Tracers
 
         _tracing = Tracers.sending(config)

@@ -28,18 +28,19 @@ class Spanned:
 
 
 class Sink:
-    """A context manager: takes traces while it is open. `raw` are the bodies as they came."""
+    """A context manager: takes traces while it is open. `raw` are the bodies as they came; they are read when somebody asks."""
 
     def __init__(self) -> None:
-        self.spans: list[Spanned] = []
         self.raw: list[bytes] = []
+        self._spans: list[Spanned] = []
+        self._read = 0
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v1/traces":
-                    sink._take(body)
+                    sink.raw.append(body)
                 self.send_response(200 if self.path == "/v1/traces" else 404)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -59,18 +60,22 @@ class Sink:
         self._server.shutdown()
         self._server.server_close()
 
+    @property
+    def spans(self) -> list[Spanned]:
+        """All that arrived so far."""
+        while self._read < len(self.raw):
+            for resource in ExportTraceServiceRequest.FromString(self.raw[self._read]).resource_spans:
+                for scope in resource.scope_spans:
+                    self._spans += map(_spanned, scope.spans)
+            self._read += 1
+        return self._spans
+
     def of(self, trace_id: str) -> dict[str, list[Spanned]]:
         """The spans of a trace, by their names."""
         found: dict[str, list[Spanned]] = {}
         for span in [span for span in self.spans if span.trace_id == trace_id]:
             found.setdefault(span.name, []).append(span)
         return found
-
-    def _take(self, body: bytes) -> None:
-        self.raw.append(body)
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += map(_spanned, scope.spans)
 
 
 def _spanned(span: trace_pb2.Span) -> Spanned:

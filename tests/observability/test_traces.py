@@ -1,6 +1,7 @@
 """A transfer is one trace, from the request through the queue to the statements that post it."""
 
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from bank.config import Config, ConfigError
 from tests.observability.conftest import SPAN, TRACE, Watched
-from tests.processes import free_port, query, wait_until
+from tests.processes import HOST, query, wait_until
 
 
 def test_a_transfer_is_one_trace(transferred: tuple[Watched, str]) -> None:
@@ -95,12 +96,11 @@ def test_no_secret_is_in_a_trace(transferred: tuple[Watched, str]) -> None:
         assert not any(secret.encode() in body for body in watched.sink.raw), secret
 
 
-# Everything that is known of the collector: its address, at which nobody listens.
-_AWAY = """
+# Every request is traced, and then the process ends.
+_ASKED = """
 import time
 from bank import create_app
-from bank.config import Config
-app = create_app(Config.from_env())
+app = create_app()
 with app.app_context():
     for _ in range(100):
         assert app.test_client().get("/health/live").status_code == 200
@@ -108,29 +108,35 @@ print(time.time(), flush=True)
 """
 
 
-def test_a_collector_that_is_away_costs_no_request_and_the_end_of_a_process_two_seconds_at_most(environ: dict[str, str]) -> None:
-    told = {**environ, "BANK_TRACES_URL": f"http://127.0.0.1:{free_port()}", "BANK_TRACES_PERCENT": "100"}
-    done = subprocess.run([sys.executable, "-c", _AWAY], env=told, capture_output=True, text=True, timeout=60, check=False)
-    ended = time.time()
+def test_a_collector_that_hangs_fails_no_request_and_holds_up_no_end(environ: dict[str, str]) -> None:
+    with socket.socket() as hanging:
+        hanging.bind((HOST, 0))
+        hanging.listen()
+        told = {**environ, "BANK_TRACES_URL": f"http://{HOST}:{hanging.getsockname()[1]}", "BANK_TRACES_PERCENT": "100"}
+        done = subprocess.run([sys.executable, "-c", _ASKED], env=told, capture_output=True, text=True, timeout=60, check=False)
+        ended = time.time()
     assert done.returncode == 0, done.stderr
-    assert ended - float(done.stdout) < 2
+    # One second, and what the end of a process takes on a busy machine. OpenTelemetry's own patience is ten and thirty.
+    assert 1 <= ended - float(done.stdout) < 5
 
 
-_LOADED = """
+_INSTALLED = """
 import sys
-from bank import create_app
-from bank.config import Config
-app = create_app(Config.from_env())
+from sqlalchemy import event
 from sqlalchemy.pool import Pool
+from bank import create_app
 from bank.observability import traces
-print(any(name.startswith("opentelemetry.sdk") for name in sys.modules), traces._watch in Pool.dispatch.connect)
-print([each.__module__ for each in app.before_request_funcs[None] if each.__module__ == traces.__name__])
+app = create_app()
+print("bank.observability.otlp" in sys.modules, event.contains(Pool, "connect", traces._watch))
+print(sum(each.__module__ == traces.__name__ for each in app.before_request_funcs[None]))
 """
 
 
-def test_nothing_is_installed_where_nothing_is_traced(environ: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", _LOADED], env=environ, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines() == ["False False", "[]"]
+@pytest.mark.parametrize(("url", "installed"), [("", ["False False", "0"]), ("http://127.0.0.1:9", ["True True", "1"])])
+def test_nothing_is_installed_where_nothing_is_traced(environ: dict[str, str], url: str, installed: list[str]) -> None:
+    told = {**environ, "BANK_TRACES_URL": url}
+    done = subprocess.run([sys.executable, "-c", _INSTALLED], env=told, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == installed, done.stderr
 
 
 @pytest.mark.parametrize("url", ["collector:4318", "http://user:pass@collector:4318", "http://collector:4318?token=x"])

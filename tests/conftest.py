@@ -123,9 +123,8 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-@pytest.fixture(scope="session")
-def post_all(app: Flask) -> Callable[[], None]:
-    """Empty every lane right here, as the workers would."""
+def poster(app: Flask) -> Callable[[], None]:
+    """What empties every lane of an application right here, as the workers would."""
 
     def post() -> None:
         with app.app_context():
@@ -134,6 +133,12 @@ def post_all(app: Flask) -> Callable[[], None]:
                     pass
 
     return post
+
+
+@pytest.fixture(scope="session")
+def post_all(app: Flask) -> Callable[[], None]:
+    """Empty every lane right here, as the workers would."""
+    return poster(app)
 
 
 @dataclass

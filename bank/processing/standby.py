@@ -12,6 +12,7 @@ from bank.ledger import store
 from bank.processing.counters import StoodBy, counters
 from bank.processing.processor import Processor
 from bank.processing.queue import redis
+from bank.resilience import deadlines
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +56,9 @@ class Standby:
                 with self._lock:
                     lanes, self._lanes = self._lanes, set()
                 try:
-                    posted = processor.drain_unheard(lanes | _waiting())
-                    counters.seen(StoodBy(posted))
+                    with deadlines.bounded():
+                        waiting = _waiting()
+                    counters.seen(StoodBy(processor.drain_unheard(lanes | waiting)))
                 except Unavailable as error:
                     log.warning("standby_waits", error=error.detail)
                 except Exception as error:

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import structlog
@@ -38,7 +38,8 @@ class Breaker:
         self._opened_at = -math.inf
         self._circuit = CircuitBreaker(fail_max=most_failures, name=name, throw_new_error_on_trip=False)
         self._circuit.add_listener(_Listener(self._changed))
-        self._trying = Lock()
+        # Reentrant: what is used within a trial belongs to it.
+        self._trying = RLock()
         self._listeners: dict[str, Callable[[str, str], None]] = {}
 
     @property

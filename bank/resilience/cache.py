@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Any
 
@@ -36,23 +37,42 @@ _SECONDS, _SPREAD = 60.0, 0.2
 # For how long one process may be reading for all, how long others wait for it, and how often these look.
 _LEASE_SECONDS, _WAIT_SECONDS, _LOOK_SECONDS = 2.0, 0.3, 0.02
 
-# KEYS: the value and its lease. ARGV: as of which position, the value, when it ends (ms), and the lease that whoever fills it took
-# before he read; a follower has none. The lease is gone when something has happened to the value since: what was read is not kept.
+# KEYS: the value and its lease. ARGV: as of which position, the value, when it ends (ms), the lease that whoever fills it took
+# before he read (a follower has none), and the timeline of the position. The lease is gone when something has happened to the value
+# since: what was read is not kept. A primary that took another's place begins a timeline, and may begin it behind what the other had
+# written: positions of two timelines do not compare, and what was read in the later one is the later.
 _PUT = """
 if ARGV[4] ~= '' then
     if redis.call('GET', KEYS[2]) ~= ARGV[4] then return 0 end
     redis.call('DEL', KEYS[2])
 end
 if ARGV[2] == '' then return 0 end
-local known = redis.call('HGET', KEYS[1], 'as_of')
-if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'as_of', ARGV[1], 'value', ARGV[2])
+local known = redis.call('HMGET', KEYS[1], 'timeline', 'as_of')
+local timeline, as_of = tonumber(known[1] or 0), tonumber(known[2] or 0)
+if timeline > tonumber(ARGV[5]) or (timeline == tonumber(ARGV[5]) and as_of > tonumber(ARGV[1])) then return 0 end
+redis.call('HSET', KEYS[1], 'timeline', ARGV[5], 'as_of', ARGV[1], 'value', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
 # Nothing of a primary that has become a standby.
 FLUSHED = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') END"
+
+# The first eight digits of a segment's name are its timeline, in hexadecimal (PostgreSQL, 9.28.3).
+_AS_OF = """
+    SELECT ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,
+           pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')
+     WHERE NOT pg_is_in_recovery()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """A place in the write-ahead log of a primary: its timeline, and bytes from the log's beginning."""
+
+    timeline: int
+    position: int
+
 
 Load = Callable[[Sequence[str], str], Mapping[str, Any]]
 """By the key the values of those keys that there are, read from an engine."""
@@ -170,19 +190,20 @@ class Cache:
             as_of, ends, values = self._read(kind, there)
             self._put(kind, values, as_of, ends, "")
 
-    def _read(self, kind: str, keys: Sequence[str]) -> tuple[int | None, float, Mapping[str, Any]]:
+    def _read(self, kind: str, keys: Sequence[str]) -> tuple[AsOf | None, float, Mapping[str, Any]]:
         """As of which position (None: not to be kept), until when (monotonic seconds), and the values."""
         # Both before they are read: what was read long ago when it is kept must not stay for longer than the mark of who wrote meanwhile.
         ends = time.monotonic() + _SECONDS
-        [(as_of,)] = fetch(FLUSHED, {}, READER)
-        return None if as_of is None else int(as_of), ends, self._loads[kind](keys, READER)
+        rows = fetch(_AS_OF, {}, READER)
+        return AsOf(rows[0][0], int(rows[0][1])) if rows else None, ends, self._loads[kind](keys, READER)
 
-    def _put(self, kind: str, values: Mapping[str, Any], as_of: int | None, ends: float, lease: str) -> None:
+    def _put(self, kind: str, values: Mapping[str, Any], as_of: AsOf | None, ends: float, lease: str) -> None:
+        timeline, position = (as_of.timeline, as_of.position) if as_of else (0, 0)
         with redis().pipeline(transaction=False) as pipeline:
             for key, value in values.items():
                 left = int((ends - time.monotonic()) * 1000 * (1 - random.random() * _SPREAD))  # noqa: S311 - no secret
                 kept = b"" if value is None or as_of is None or left <= 0 else orjson.dumps(value)
-                pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), as_of or 0, kept, left, lease)
+                pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), position, kept, left, lease, timeline)
             pipeline.execute()
 
     def kept(self, kind: str, keys: Sequence[str]) -> list[str]:

@@ -132,3 +132,11 @@ def test_what_began_before_it_opened_neither_closes_it_nor_gives_it_another_rest
     late_failure.__exit__(OSError, OSError("away"), None)
     assert part.state == "open"
     assert part.resting == REST / 2
+
+
+def test_what_is_used_within_a_trial_is_part_of_it(part: Breaker, clock: Clock) -> None:
+    fail(part)
+    clock.now += REST
+    with part():
+        assert use(part) == "done"
+    assert part.closed

@@ -1,11 +1,13 @@
 """What is shown out of Redis is what the database holds, or it is not used; who has written reads it; no money is decided by it."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Event
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -21,15 +23,13 @@ from bank import create_app, embedded
 from bank.cli import main
 from bank.config import Config
 from bank.followers.runner import Runner
-from bank.ledger.system import every_lane
-from bank.processing.processor import drain_once
 from bank.processing.queue import bells, redis
 from bank.resilience import cache as module
 from bank.resilience import refresher as refreshing
 from bank.resilience.breaker import Breaker
 from bank.resilience.refresher import Refresher
 from bank.users.models import Role
-from tests.conftest import Person, open_transaction, people
+from tests.conftest import Person, open_transaction, people, poster
 from tests.events.test_horizon import append
 from tests.processes import fresh_database, query, wait_until
 
@@ -92,13 +92,7 @@ def account(cast: dict[str, Person], post: Callable[[], None]) -> str:
 
 @pytest.fixture
 def post(caching: Flask) -> Callable[[], None]:
-    def run() -> None:
-        with caching.app_context():
-            for lane in every_lane(caching.config["BANK"].lanes):
-                while drain_once(lane):
-                    pass
-
-    return run
+    return poster(caching)
 
 
 @pytest.fixture
@@ -217,18 +211,58 @@ def test_it_is_not_used_any_more_when_the_log_is_not_followed_or_not_to_its_end(
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(writes=st.lists(st.tuples(st.integers(0, 2**62), st.integers(0, 9)), min_size=1, max_size=12))
-def test_what_was_read_earlier_never_replaces_what_was_read_later(caching: Flask, writes: list[tuple[int, int]]) -> None:
+@given(writes=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2**62), st.integers(0, 9)), min_size=1, max_size=12))
+def test_what_was_read_earlier_never_replaces_what_was_read_later(caching: Flask, writes: list[tuple[int, int, int]]) -> None:
+    name = "bank:cache:test:one"
     with caching.app_context():
-        redis().delete("bank:cache:test:one")
-        kept: tuple[float, int] | None = None
-        for as_of, value in writes:
-            redis().eval(module._PUT, 2, "bank:cache:test:one", "bank:cache:test:one:loads", as_of, orjson.dumps(value), 60_000, "")
-            # Redis compares numbers of 53 bits, which are 9 PB of write-ahead log.
-            if kept is None or float(as_of) >= kept[0]:
-                kept = (float(as_of), value)
-            found = redis().hget("bank:cache:test:one", "value")
-            assert orjson.loads(found) == kept[1]
+        redis().delete(name)
+        kept: tuple[tuple[int, float], int] | None = None
+        for timeline, position, value in writes:
+            redis().eval(module._PUT, 2, name, f"{name}:loads", position, orjson.dumps(value), 60_000, "", timeline)
+            # Redis compares numbers of 53 bits, which are 9 PB of write-ahead log. A later timeline may begin at an earlier position.
+            as_of = (timeline, float(position))
+            if kept is None or as_of >= kept[0]:
+                kept = (as_of, value)
+            assert orjson.loads(redis().hget(name, "value")) == kept[1]
+
+
+def test_what_a_primary_said_that_was_replaced_gives_way_to_its_successor(
+    cast: dict[str, Person], fresh: str, caching: Flask, post: Callable[[], None], follow: Callable[[], None]
+) -> None:
+    auditor, path = cast["auditor"], f"/accounts/{fresh}"
+    auditor.get(path)
+    # The old one was far ahead, in a timeline before ours, which is the first.
+    redis().hset(f"bank:cache:account:{fresh}", mapping={"as_of": 2**50, "timeline": 0})
+    cast["teller"].post("/transactions/credit", {"account_id": fresh, "amount": "1.00", "currency": "USD"})
+    post()
+    follow()
+    assert outcome("account", lambda: auditor.get(path).json["balance"]) == ("hit", "11.00")
+
+
+def test_a_value_is_as_of_a_moment_before_it_was_read_and_ends_before_the_mark_of_who_wrote_meanwhile(
+    cast: dict[str, Person], fresh: str, caching: Flask, own: Environ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, auditor, took = caching.extensions["cache"], cast["auditor"], 3.0
+    flushed: list[int] = []
+    clock = SimpleNamespace(monotonic=lambda: len(flushed) * took, sleep=time.sleep)
+
+    def read(keys: Any, bind: str, load: Any = cache._loads["account"]) -> Any:
+        values = load(keys, bind)
+        query(own, "SELECT pg_logical_emit_message(true, 'test', 'something is written')")
+        [(position,)] = query(own, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint")
+        flushed.append(position)
+        return values
+
+    monkeypatch.setitem(cache._loads, "account", read)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module.random, "random", lambda: 0.0)
+    auditor.get(f"/accounts/{fresh}")
+    kept = f"bank:cache:account:{fresh}"
+    assert int(redis().hget(kept, "as_of")) < flushed[0]
+    # Reading took three seconds: somebody who wrote in the first of them is marked until a second after a minute from then.
+    assert 0 < redis().pttl(kept) <= (module._SECONDS - took) * 1000
+    cast["teller"].post("/transactions/credit", {"account_id": fresh, "amount": "1.00", "currency": "USD"})
+    assert redis().pttl(f"bank:cache:wrote:{cast['teller'].id}") > module._SECONDS * 1000
 
 
 def test_what_was_read_before_a_commit_is_not_kept_after_it(

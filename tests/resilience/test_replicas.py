@@ -16,12 +16,13 @@ from bank import create_app
 from bank.cli.migrate import add_lanes, bind
 from bank.config import Config
 from bank.db import Databases, databases
-from bank.ledger.system import every_lane
-from bank.processing.processor import drain_once
+from bank.errors import Unavailable
 from bank.processing.queue import redis
 from bank.resilience import deadlines
+from bank.resilience import replicas as module
+from bank.resilience.replicas import Replicas
 from bank.users.models import Role
-from tests.conftest import PASSWORD, Person, people
+from tests.conftest import PASSWORD, Person, people, poster
 from tests.processes import wait_until
 from tests.replica import Postgres, Replica, ask_as_superuser, primary_and_replica, signal_all
 
@@ -77,13 +78,7 @@ def cast(routed: Flask, password_hash: str) -> dict[str, Person]:
 
 @pytest.fixture
 def post(routed: Flask) -> Callable[[], None]:
-    def run() -> None:
-        with routed.app_context():
-            for lane in every_lane(routed.config["BANK"].lanes):
-                while drain_once(lane):
-                    pass
-
-    return run
+    return poster(routed)
 
 
 def from_replica(answer: TestResponse) -> bool:
@@ -284,3 +279,59 @@ def test_a_bank_that_forgot_what_somebody_wrote_lets_them_read_from_the_primary(
         assert not from_replica(read(alice, "/accounts"))
     # Who says what they have seen needs no memory.
     assert from_replica(read(alice, "/accounts", "0"))
+
+
+def test_the_later_of_two_positions_is_remembered_whichever_is_told_last(cast: dict[str, Person], routed: Flask) -> None:
+    key = "bank:position:somebody"
+    with routed.app_context():
+        for told in (5, 9, 7):
+            redis().eval(module._REMEMBER, 1, key, told, module._REMEMBERED_SECONDS)
+        assert redis().get(key) == b"9"
+        assert 0 < redis().ttl(key) <= module._REMEMBERED_SECONDS
+        redis().delete(key)
+
+
+def test_a_replica_that_was_promoted_or_is_silent_is_not_read_from(
+    environ: Mapping[str, str], pair: Pair, routed: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What was promoted answers, and follows nobody: as the primary itself does.
+    promoted = create_app(Config.from_env({**environ, "DATABASE_URL": pair[0].url, "DATABASE_REPLICA_URL": pair[0].url}))
+    looks = Replicas(promoted)
+    with promoted.app_context():
+        looks._note_primary()
+        looks._look()
+        assert looks._seen is None
+    replicas = routed.extensions["replicas"]
+    assert replicas.seen is not None
+    monkeypatch.setattr(module, "_SEEN_SECONDS", -1.0)
+    assert replicas.seen is None
+
+
+def test_a_position_that_nobody_could_ask_for_is_told_as_one_behind_everything(
+    cast: dict[str, Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = cast["alice"]
+
+    def away(*_: Any) -> None:
+        raise Unavailable("The database is away.", part="database")
+
+    monkeypatch.setattr(module, "_position", away)
+    answer = alice.post("/accounts", {"currency": "USD"})
+    assert answer.status_code == 201
+    assert int(answer.headers["Bank-Position"]) > 2**53
+    monkeypatch.undo()
+    assert not from_replica(read(alice, "/accounts"))
+
+
+def test_a_line_that_was_given_back_in_time_is_not_cut(routed: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with routed.app_context(), deadlines.bounded():
+        monkeypatch.setattr(deadlines, "SECONDS", 0.2)
+        cut: list[int] = []
+        monkeypatch.setattr(deadlines, "_cut", cut.append)
+        watched = deadlines.Deadlines()
+        kept, given_back = (SimpleNamespace(fileno=lambda number=number: number) for number in (1001, 1002))
+        watched.take(given_back, "given back", of_replica=False)
+        watched.take(kept, "kept", of_replica=False)
+        watched.give_back(given_back, "given back")
+        wait_until(lambda: bool(cut), "the line that is kept too long is cut", 5)
+        assert cut == [1001]

@@ -35,7 +35,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.imports import models as _imports  # noqa: F401 - the same
     from bank.limits import models as _limits  # noqa: F401 - for the migrations too: its views read the tables by their names
     from bank.limits.views import limits, rules
-    from bank.observability import health, logs, metrics, stats
+    from bank.observability import access, health, logs, metrics, stats, traces
     from bank.observability.views import blp as admin
     from bank.processing import shedding, standby
     from bank.proof import models as _proof  # noqa: F401 - the same
@@ -73,7 +73,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     deadlines.init_app(app)
     app.extensions.update(standby=standby.Standby(app), gate=shedding.Gate())
     context.init_app(app)
-    logs.init_app(app)
+    traces.init_app(app, config)
+    access.init_app(app)
     problems.init_app(app)
     streaming.init_app(app, config)
     if config.cors_origins:

@@ -59,6 +59,14 @@ def _https_url(text: str) -> str:
     return text
 
 
+def _collector_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    if "@" in text or "?" in text:
+        raise ValueError("must hold no password and no query; OTEL_EXPORTER_OTLP_HEADERS is for these")
+    return text.rstrip("/")
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -205,6 +213,18 @@ class Config:
         "Where a worker shows its metrics, on every address of its machine. 0 is nowhere: processes that share a directory of metrics "
         "leave them to `/metrics`.",
     )
+    traces_url: str = _setting(
+        "BANK_TRACES_URL",
+        "",
+        _collector_url,
+        "Where traces are sent, by OTLP over HTTP: the address of a collector, without `/v1/traces`. None by default: nothing is traced.",
+    )
+    traces_percent: int = _setting(
+        "BANK_TRACES_PERCENT",
+        10,
+        _whole(0, 100),
+        "Of how many of a hundred requests the trace is kept, where a request does not say itself whether it is (`traceparent`).",
+    )
     log_level: str = _setting("BANK_LOG_LEVEL", "INFO", _log_level, "The least level that is logged.")
 
     @classmethod
@@ -263,6 +283,11 @@ class Config:
 # What may be given as a file, NAME_FILE in the place of NAME: orchestrators hand secrets out so, and an environment is
 # shown by more commands than a file is read by.
 SECRETS = (*(setting.metadata["env"] for setting in fields(Config) if setting.metadata["secret"]), "BANK_ADMIN_PASSWORD")
+
+
+def secrets_of(config: Config) -> set[str]:
+    """What of a configuration must be seen nowhere; the URLs of servers whole."""
+    return {getattr(config, setting.name) for setting in fields(Config) if setting.metadata["secret"]} - {""}
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from bank.auth.passwords import verify
 from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.errors import BankError
+from bank.observability import logs
 from bank.users.models import Role, UserStatus
 
 MOUNT = "/rq"
@@ -61,6 +62,7 @@ def create_app(config: Config | None = None) -> Flask:
     Raises ConfigError when `config` is not given and the environment is not usable.
     """
     config = config or Config.from_env()
+    logs.configure(config)
     app = Flask(__name__)
     app.config.update(
         **database.settings(config.database_url, "", pool_size=2),

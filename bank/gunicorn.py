@@ -38,6 +38,7 @@ control_socket_disable = True
 accesslog = None
 errorlog = "-"
 loglevel = "info"
+logger_class = "bank.observability.gunicorn.Log"
 
 
 def post_worker_init(worker: Any) -> None:

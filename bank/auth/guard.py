@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from flask import g
+from structlog.contextvars import bind_contextvars
 
 from bank.auth import tokens
 from bank.db import READER, fetch, route
@@ -55,6 +56,7 @@ def login_required(*roles: Role) -> Callable[[View], View]:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             who = g.principal = _identify()
+            bind_contextvars(user_id=who.id)
             if allowed and who.role not in allowed:
                 raise Forbidden
             return view(*args, **kwargs)

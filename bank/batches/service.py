@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
+from structlog.contextvars import bind_contextvars
 
 from bank.accounts import service as accounts
 from bank.auth.guard import Principal
@@ -24,6 +25,7 @@ from bank.ledger.decide import FailureCode, decide, decide_together
 from bank.ledger.store import load_states
 from bank.ledger.system import BATCH_LANE
 from bank.limits import store as limits
+from bank.observability import traces
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.processing.shedding import admit
@@ -47,7 +49,7 @@ def submit(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: Or
     IdempotencyKeyReused, IdempotencyInProgress and Unavailable.
     """
     fingerprint = fingerprint_of({"mode": mode.value, "transactions": [{"type": item.type.value, **item.body} for item in items]})
-    batch_id = new_id()
+    batch_id = traces.marked(new_id())
     return once(asked, lambda: _submit(batch_id, mode, items, caller, fingerprint, origin, asked))
 
 
@@ -66,7 +68,9 @@ def _submit(
         submit_many(session.connection(), [(new_id(), event) for event in events], origin)
     for kind, count in Counter(event.type for event in events).items():
         counters.accepted(kind, count)
-    bells.ring(BATCH_LANE)
+    bind_contextvars(batch_id=batch_id)
+    with traces.enqueue(batch_id):
+        bells.ring(BATCH_LANE)
     return Answer(202, body, batch_id)
 
 

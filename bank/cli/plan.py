@@ -64,6 +64,7 @@ def programs(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Servi
 
     api = ["-m", "gunicorn", "-c", "bank/gunicorn.py", "wsgi:app"]
     dashboard = ["-m", "gunicorn", "--bind", f"{HOST}:{layout.dashboard_port}", "--worker-class", "gthread", "--threads", "4"]
+    dashboard += ["--logger-class", "bank.observability.gunicorn.Log"]
     dashboard += ["--no-control-socket", "bank.dashboard:create_app()"]
     workers = [service(f"worker-{number}", ["worker.py"], WORKERS, roll.has_worker) for number in range(1, layout.workers + 1)]
     needed = [

@@ -34,7 +34,8 @@ from bank.ledger.system import BATCH_LANE, outside_account_id, position_account_
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A claimed transaction: its command, and what the drain needs beside it. `payer_id` is the customer who pays because somebody
-    asked for it; None where nobody pays, or where it takes back, captures or lets go what was asked for before."""
+    asked for it; None where nobody pays, or where it takes back, captures or lets go what was asked for before. `request_id` and `trace_id`
+    are those of the request that brought it."""
 
     seq: int
     type: str
@@ -43,6 +44,8 @@ class Pending:
     created_at: datetime
     batch_id: str | None
     payer_id: str | None
+    request_id: str | None
+    trace_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ _COLUMNS = """
     SELECT seq, type, id::text, from_account_id::text, to_account_id::text, amount, currency, to_currency,
            effective_at, reverses_id::text, expires_at IS NOT NULL, captures_id::text, voids_id::text, to_amount, remainder,
            awaited, created_at, batch_id::text,
-           CASE WHEN actor_id IS NOT NULL AND COALESCE(reverses_id, captures_id, voids_id) IS NULL THEN from_user_id::text END
+           CASE WHEN actor_id IS NOT NULL AND COALESCE(reverses_id, captures_id, voids_id) IS NULL THEN from_user_id::text END,
+           request_id, trace_id
       FROM transactions
 """
 
@@ -134,7 +138,7 @@ def _of_one_kind(connection: Connection, seen: list[Pending]) -> tuple[list[Pend
 
 def _pending(lane: int, row: Sequence[Any]) -> Pending:
     seq, kind, transaction_id, source, target, amount, currency, to_currency, effective_at, *rest = row
-    *points_at, to_amount, remainder, awaited, created_at, batch_id, payer_id = rest
+    *points_at, to_amount, remainder, awaited, created_at, batch_id, payer_id, request_id, trace_id = rest
     if remainder is not None:
         points_at.append(exchange(lane, currency, to_amount, to_currency, remainder))
     command = Command(
@@ -146,7 +150,7 @@ def _pending(lane: int, row: Sequence[Any]) -> Pending:
         effective_at,
         *points_at,
     )
-    return Pending(seq, kind, command, awaited, created_at, batch_id, payer_id)
+    return Pending(seq, kind, command, awaited, created_at, batch_id, payer_id, request_id, trace_id)
 
 
 def exchange(lane: int, currency: str, to_amount: int, to_currency: str, remainder: str) -> Exchange:

@@ -1,7 +1,7 @@
 """The drain: it empties lanes, one commit for up to `batch_size` transactions, several lanes at once in a thread pool."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from bank.ledger.decide import FailureCode, Outcome, Policy, Posting, Refusal, d
 from bank.ledger.store import Claim, Pending, States
 from bank.ledger.system import BATCH_LANE
 from bank.limits import store as limits
+from bank.observability import traces
 from bank.processing.counters import BatchDone, counters
 from bank.processing.queue import UNANSWERED, bells
 
@@ -220,11 +221,12 @@ def _write(lane: int, limit: int, decision: _Decision) -> _Written | None:
 
 def _write_once(lane: int, limit: int, decision: _Decision) -> _Written | None:
     started = time.monotonic()
-    with unit_of_work() as session:
+    with traces.drain(lane) as traced, unit_of_work() as session:
         connection = session.connection()
         claimed = store.claim(connection, lane, limit)
         if claimed is None:
             return None
+        traced.claimed(claimed.pending)
         if not claimed.pending:
             return _Written([], [], 0.0, 0.0)
         if claimed.atomic:
@@ -238,6 +240,7 @@ def _write_once(lane: int, limit: int, decision: _Decision) -> _Written | None:
             policy = limits.policy(connection, applicable, states)
         outcomes = decision(claimed, states, policy)
         store.write(connection, claimed, states, outcomes)
+        traced.written(outcomes)
     oldest = (states.posted_at - claimed.pending[0].created_at).total_seconds()
     return _Written(claimed.pending, outcomes, oldest, time.monotonic() - started)
 
@@ -275,3 +278,28 @@ def _count(lane: int, written: _Written) -> None:
         )
     )
     log.info("batch_posted", lane=lane, size=len(written.outcomes), failed=sum(failed.values()), seconds=round(written.took_seconds, 4))
+    _tell(lane, written)
+
+
+def _tell(lane: int, written: _Written) -> None:
+    """A line for each transaction that came alone, and one for what was posted of a batch, as the request that brought them is known by."""
+    batches: dict[str, list[tuple[Pending, Outcome]]] = defaultdict(list)
+    for row, outcome in zip(written.pending, written.outcomes, strict=True):
+        if row.batch_id is not None:
+            batches[row.batch_id].append((row, outcome))
+            continue
+        log.info(
+            "transaction_posted" if isinstance(outcome, Posting) else "transaction_decided",
+            lane=lane,
+            transaction_id=row.command.transaction_id,
+            type=row.type,
+            **_ids(row),
+            **({"failure_code": outcome.code.value} if isinstance(outcome, Refusal) else {}),
+        )
+    for batch_id, rows in batches.items():
+        failed = sum(isinstance(outcome, Refusal) for _, outcome in rows)
+        log.info("part_of_batch_posted", lane=lane, batch_id=batch_id, size=len(rows), failed=failed, **_ids(rows[0][0]))
+
+
+def _ids(row: Pending) -> dict[str, str]:
+    return {name: value for name, value in (("request_id", row.request_id), ("trace_id", row.trace_id)) if value}

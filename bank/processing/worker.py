@@ -6,7 +6,10 @@ from flask import Flask
 from prometheus_client import start_http_server
 from redis import Redis
 from rq import Queue, SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
 from rq.serializers import JSONSerializer
+from structlog.contextvars import bound_contextvars
 
 from bank.config import Config, ConfigError
 from bank.db import reader
@@ -30,6 +33,10 @@ class BankWorker(SimpleWorker):
 
     # RQ would wait up to a minute before it asks again for a Redis that was away for one.
     max_connection_wait_time = 5.0
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        with bound_contextvars(job=job.description):
+            return super().perform_job(job, queue, execution)
 
     def handle_warm_shutdown_request(self) -> None:
         super().handle_warm_shutdown_request()

@@ -14,6 +14,7 @@ from flask import current_app
 from sqlalchemy import Row, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from structlog.contextvars import bind_contextvars
 
 from bank.accounts import service as accounts
 from bank.config import Config
@@ -24,6 +25,7 @@ from bank.ledger.decide import Command, Outcome, Posting, Refusal, Release, deci
 from bank.ledger.store import exchange, load_states
 from bank.ledger.system import lane_of, outside_account_id
 from bank.limits import store as limits
+from bank.observability import traces
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.processing.shedding import admit
@@ -75,7 +77,7 @@ def submit(intent: Intent, body: Mapping[str, Any], origin: Origin, asked: Asked
     intent raises, IdempotencyKeyReused, IdempotencyInProgress and Unavailable.
     """
     fingerprint = fingerprint_of(body)
-    transaction_id = new_id()
+    transaction_id = traces.marked(new_id())
     if not asked.wait_seconds:
         return once(asked, lambda: _submit(transaction_id, intent, fingerprint, origin, asked))
     with waiters.expect(transaction_id) as final:
@@ -122,7 +124,9 @@ def _submit(transaction_id: str, intent: Intent, fingerprint: bytes, origin: Ori
         key = key_to_store(intent.operation, fingerprint, body, origin, asked)
         store.submit(session.connection(), transaction_id, event, f"transaction.{intent.operation}", origin, key)
     counters.accepted(event.type)
-    bells.ring(event.lane)
+    bind_contextvars(transaction_id=transaction_id)
+    with traces.enqueue(transaction_id):
+        bells.ring(event.lane)
     return Answer(202, body, transaction_id)
 
 

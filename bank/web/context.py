@@ -8,7 +8,7 @@ from uuid_utils import uuid7
 from bank.events.types import Origin
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 
 
 def init_app(app: Flask) -> None:
@@ -25,8 +25,9 @@ def new_id() -> str:
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else new_id()
-    traceparent = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-    g.trace_id = traceparent[1] if traceparent else None
+    g.traceparent = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    # Where requests are traced, one that gives none gets one (`bank.observability.traces`).
+    g.trace_id = g.traceparent[1] if g.traceparent else None
 
 
 def _end(response: Response) -> Response:

@@ -7,6 +7,7 @@ ratios say more than the rates.
 import itertools
 import json
 import math
+import os
 import random
 import secrets
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from bank.rebuild import shadow
 from bank.replay.run import goal, replay
 from tests.bench import depth, load
 from tests.bench.log import fill_log
-from tests.processes import Bank, fresh_database, query, wait_until
+from tests.observability.sink import Sink
+from tests.processes import Bank, Client, fresh_database, query, wait_until
 
 RUNS = 3
 SECONDS = 6.0
@@ -96,6 +98,7 @@ def main() -> None:
         measure_depth(environ, directory)
         measure_api(environ, directory)
         measure_batch(environ, directory, tpcb)
+        measure_traces(environ, directory)
 
 
 def measure_tpcb(database_url: str) -> float | None:
@@ -301,15 +304,20 @@ def measure_api(environ: Mapping[str, str], directory: Path) -> None:
     with fresh_database(environ, directory) as own, Bank(own, directory, workers=2) as bank:
         client, token = bank.client(), bank.log_in()
         client.token = token
-        accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(100)]
-        for account in accounts:
-            body = {"account_id": account, "amount": "1000000", "currency": "USD"}
-            client.post("/transactions/credit", body, Prefer="wait=10")
+        accounts = funded(client, 100)
         client.close()
         accepted = measure_accept(bank, token, accounts, bare[0])
         measure_read(bank, token, accounts, bare[1])
         measure_latency(bank, token, accounts, accepted / 2)
         measure_wake_up(bank, token, accounts)
+
+
+def funded(client: Client, number: int) -> list[str]:
+    """So many new accounts that have money."""
+    accounts = [client.post("/accounts", {"currency": "USD"}).json["id"] for _ in range(number)]
+    for account in accounts:
+        client.post("/transactions/credit", {"account_id": account, "amount": "1000000", "currency": "USD"}, Prefer="wait=10")
+    return accounts
 
 
 def measure_bare(environ: Mapping[str, str], directory: Path, method: str) -> float:
@@ -424,6 +432,47 @@ def measure_batch(environ: Mapping[str, str], directory: Path, tpcb: float | Non
             if tpcb is not None:
                 report("batch_to_tpcb", [rate / tpcb for rate in rates], "ratio", aim=3)
             measure_beside(bank, token, accounts)
+
+
+def measure_traces(environ: Mapping[str, str], directory: Path) -> None:
+    """What it costs to trace a tenth of the requests, from the request to the statements of the drain: in transfers a second, and in
+    the processor's time that the bank's own processes take for one, which depends less on what else the machine does."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(Sink())
+        traced = {"BANK_TRACES_URL": sink.url, "BANK_TRACES_PERCENT": "10"}
+        sides = []
+        for name, told in (("off", {}), ("on", traced)):
+            (directory / name).mkdir()
+            own = stack.enter_context(fresh_database({**environ, **told}, directory / name))
+            bank = stack.enter_context(Bank(own, directory / name, workers=2, scheduler=False))
+            client = bank.client(bank.log_in())
+            sides.append((bank, client.token or "", funded(client, 20)))
+            client.close()
+
+        def run(bank: Bank, token: str, accounts: list[str], name: str) -> tuple[float, float]:
+            before = cpu_seconds(bank)
+            rate = load.closed_loop(bank.port, transfers(token, accounts, name), 202, SECONDS).per_second
+            wait_until_posted(bank.environ)
+            return rate, (cpu_seconds(bank) - before) / (rate * SECONDS) * 1000
+
+        # The first run of each warms it up.
+        pairs = [[run(*side, f"traces-{number}") for side in sides] for number in range(RUNS + 1)][1:]
+        assert sink.raw, "nothing was traced"
+    report("accept_while_traced", [on for _, (on, _) in pairs], "transfers/s", percent=10)
+    report("traces_cost", [(1 - on / off) * 100 for (off, _), (on, _) in pairs], "%", aim=5)
+    report(
+        "traces_cpu_cost", [(on / off - 1) * 100 for (_, off), (_, on) in pairs], "%", aim=5, ms=[round(off, 3) for (_, off), _ in pairs]
+    )
+
+
+def cpu_seconds(bank: Bank) -> float:
+    """The processor's time that the processes that answer and that post have taken so far. Linux only."""
+    ticks = 0
+    for pid in (*bank.web.children(), *(worker.pid for worker in bank.workers)):
+        # The name before it may hold anything but a parenthesis that comes last.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def batch_seconds(bank: Bank, token: str, accounts: list[str], run: str, taken: list[float]) -> float:

@@ -1,0 +1,285 @@
+"""Traces by OpenTelemetry, sent by OTLP over HTTP: from a request through the queue to each SQL statement of the drain.
+
+A transfer is one trace: the request, the bell that it rings, and in the worker what the drain made of it. A drain posts many at once, so
+its batch, with the statements, is a trace of its own, and the two are linked.
+
+Nothing but the row itself goes from the request to the worker, and it has the id of the trace but no place for a span and its flags.
+Both are in the id of what was submitted, which nobody else gives a meaning to: its last 64 bits are the id of the span that rang the
+bell, and its last bit says whether the trace is kept. So a lost bell costs no trace, and no event has a field for what is gone in a week.
+
+Where no address is set, nothing here is installed. Own hooks in the place of OpenTelemetry's instrumentations: those look at each request
+and statement before they know whether it is kept, and see neither what passes SQLAlchemy by nor the statements that find out which
+transactions a drain is about to post.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, g, request
+from opentelemetry import context, trace
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from psycopg2 import Error
+from psycopg2.extensions import cursor
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+from bank.config import Config
+from bank.ledger.decide import Outcome, Refusal
+from bank.ledger.store import Pending
+
+_LONGEST_STATEMENT = 4_000
+
+
+if TYPE_CHECKING:
+    from bank.observability.otlp import Tracers
+
+# Of this process; None where nothing is traced.
+_tracing: "Tracers | None" = None
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Trace requests, statements and drains of this process, where the configuration says where to. Comes after `bank.web.context`.
+
+    Called after the fork, as gunicorn loads the application in its workers: the exporter has a thread.
+    """
+    if not config.traces_url:
+        return
+    _start(config)
+    app.before_request(_begin)
+    app.after_request(_answered)
+    app.teardown_request(_end)
+
+
+def _start(config: Config) -> None:
+    global _tracing
+    if _tracing is None:
+        # Not above: it is a tenth of a second at the start of a process, and most trace nothing.
+        from bank.observability.otlp import Tracers
+
+        _tracing = Tracers.sending(config)
+        event.listen(Pool, "connect", _watch)
+
+
+# ---- Requests ----
+
+
+def _begin() -> None:
+    assert _tracing is not None
+    given = g.traceparent
+    parent = NonRecordingSpan(_context_of(given[1], int(given[2], 16), TraceFlags(int(given[3], 16)))) if given else trace.INVALID_SPAN
+    route = request.url_rule.rule if request.url_rule else None
+    # The route and not the path: that holds ids, and whatever a client put there.
+    span = _tracing.requests.start_span(
+        f"{request.method} {route}" if route else request.method,
+        trace.set_span_in_context(parent, context.Context()),
+        SpanKind.SERVER,
+        {"http.request.method": request.method, "http.route": route or "", "bank.request_id": g.request_id},
+    )
+    g.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+    g.span, g.span_token = span, context.attach(trace.set_span_in_context(span))
+
+
+def _answered(response: Response) -> Response:
+    span: Span = g.span
+    if span.is_recording():
+        span.set_attribute("http.response.status_code", response.status_code)
+        if "principal" in g:
+            span.set_attribute("user.id", g.principal.id)
+        if response.status_code >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+    return response
+
+
+def _end(error: BaseException | None) -> None:
+    # A request that something else refused before us has none.
+    if "span" in g:
+        context.detach(g.pop("span_token"))
+        g.pop("span").end()
+
+
+def _context_of(trace_id: str, span_id: int, flags: TraceFlags) -> SpanContext:
+    return SpanContext(int(trace_id, 16), span_id, is_remote=True, trace_flags=flags)
+
+
+# ---- The queue ----
+
+
+def marked(new_id: str) -> str:
+    """A new id for what the request at hand submits, whose last bit says whether the trace is kept. It was random: a UUID stays one."""
+    if _tracing is None:
+        return new_id
+    return new_id[:-1] + f"{int(new_id[-1], 16) & ~1 | trace.get_current_span().get_span_context().trace_flags.sampled:x}"
+
+
+@contextmanager
+def _enqueue(tracing: "Tracers", submitted_id: str) -> Iterator[None]:
+    with tracing.next_span_is(_span_id(submitted_id)):
+        span = tracing.kept.start_span("enqueue", kind=SpanKind.PRODUCER, attributes={"bank.submitted_id": submitted_id})
+    with trace.use_span(span, end_on_exit=True, record_exception=False):
+        yield
+
+
+def enqueue(submitted_id: str) -> AbstractContextManager[None]:
+    """The span in which the bell is rung for a transaction, or a batch, that was committed: the parent of what drains make of it."""
+    if _tracing is None or not trace.get_current_span().is_recording():
+        return nullcontext()
+    return _enqueue(_tracing, submitted_id)
+
+
+def _span_id(submitted_id: str) -> int:
+    return int(submitted_id.replace("-", "")[16:], 16)
+
+
+# ---- Drains ----
+
+
+class Drain:
+    """The spans of one batch of a drain; a context manager around its database transaction."""
+
+    def __init__(self, lane: int) -> None:
+        self._lane = lane
+        self._started = time.time_ns()
+        self._batch: Span | None = None
+        self._spans: list[tuple[Span, list[Pending]]] = []
+        self._token: Any = None
+
+    def __enter__(self) -> "Drain":
+        # What comes before the claim is known is kept until it is.
+        self._held: list[_Statement] = []
+        self._holding = _held.set(self._held)
+        return self
+
+    def claimed(self, pending: Sequence[Pending]) -> None:
+        """These will be posted. Where nobody wants to see any of them, nothing is recorded."""
+        _held.set(None)
+        assert _tracing is not None
+        together = defaultdict(list)
+        for row in pending:
+            submitted_id = row.batch_id or row.command.transaction_id
+            if row.trace_id and int(submitted_id[-1], 16) & 1:
+                together[row.trace_id, submitted_id].append(row)
+        if not together:
+            return
+        kind, started = SpanKind.CONSUMER, self._started
+        attributes = {"bank.lane": self._lane, "messaging.batch.message_count": len(pending)}
+        self._batch = _tracing.kept.start_span("drain batch", context.Context(), kind, attributes, start_time=started)
+        link = Link(self._batch.get_span_context())
+        for (trace_id, submitted_id), rows in together.items():
+            parent = NonRecordingSpan(_context_of(trace_id, _span_id(submitted_id), TraceFlags(TraceFlags.SAMPLED)))
+            span = _tracing.kept.start_span("drain", trace.set_span_in_context(parent, context.Context()), kind, None, [link], started)
+            self._batch.add_link(span.get_span_context())
+            self._spans.append((span, rows))
+        self._token = context.attach(trace.set_span_in_context(self._batch, context.Context()))
+        for statement in self._held:
+            statement.record()
+
+    def written(self, outcomes: Sequence[Outcome]) -> None:
+        """This is what became of them."""
+        refused = {outcome.command.transaction_id: outcome.code.value for outcome in outcomes if isinstance(outcome, Refusal)}
+        for span, rows in self._spans:
+            first = rows[0]
+            if first.batch_id:
+                failed = sum(row.command.transaction_id in refused for row in rows)
+                span.set_attributes({"bank.batch_id": first.batch_id, "messaging.batch.message_count": len(rows), "bank.failed": failed})
+                continue
+            span.set_attribute("bank.transaction_id", first.command.transaction_id)
+            if first.request_id:
+                span.set_attribute("bank.request_id", first.request_id)
+            if code := refused.get(first.command.transaction_id):
+                span.set_attribute("bank.failure_code", code)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        _held.reset(self._holding)
+        if self._batch is None:
+            return
+        context.detach(self._token)
+        for span in (*(span for span, _ in self._spans), self._batch):
+            if kind is not None:
+                # Its text may hold anything; the log has it, without what must not be seen.
+                span.set_status(Status(StatusCode.ERROR))
+                span.set_attribute("error.type", kind.__name__)
+            span.end()
+
+
+class _Untraced(Drain):
+    def __init__(self) -> None:
+        pass
+
+    def __enter__(self) -> Drain:
+        return self
+
+    def claimed(self, pending: Sequence[Pending]) -> None:
+        pass
+
+    def written(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_UNTRACED = _Untraced()
+
+
+def drain(lane: int) -> Drain:
+    """What traces one batch of `lane`."""
+    return _UNTRACED if _tracing is None else Drain(lane)
+
+
+# ---- Statements ----
+
+
+@dataclass(slots=True)
+class _Statement:
+    """A statement that was sent, with its placeholders and without what stood in for these."""
+
+    text: str | bytes
+    started: int
+    ended: int = 0
+    error: str | None = None
+
+    def record(self) -> None:
+        assert _tracing is not None
+        # What psycopg2 composes has its parameters in it already.
+        text = " ".join(self.text.split()) if isinstance(self.text, str) else "(composed)"
+        verb = text.split(" ", 1)[0].upper()
+        attributes = {"db.system.name": "postgresql", "db.query.text": text[:_LONGEST_STATEMENT], "db.operation.name": verb}
+        span = _tracing.kept.start_span(verb, kind=SpanKind.CLIENT, attributes=attributes, start_time=self.started)
+        if self.error is not None:
+            span.set_status(Status(StatusCode.ERROR))
+            span.set_attribute("db.response.status_code", self.error)
+        span.end(self.ended)
+
+
+_held: ContextVar[list[_Statement] | None] = ContextVar("held_statements", default=None)
+
+
+class _Cursor(cursor):
+    """psycopg2's, that tells of what it executes. SQLAlchemy's own events do not see what passes it by (`bank.db.fetch`)."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        held = _held.get()
+        if held is None and not trace.get_current_span().is_recording():
+            super().execute(query, vars)
+            return
+        statement = _Statement(query, time.time_ns())
+        try:
+            super().execute(query, vars)
+        except Error as error:
+            statement.error = error.pgcode or "unknown"
+            raise
+        finally:
+            statement.ended = time.time_ns()
+            if held is None:
+                statement.record()
+            else:
+                held.append(statement)
+
+
+def _watch(connection: Any, record: Any) -> None:
+    connection.cursor_factory = _Cursor

@@ -140,7 +140,8 @@ def get_rule(rule_id: UUID) -> Response:
 def change_rule(body: dict[str, Any], rule_id: UUID) -> Response:
     """Change a rule
 
-    Admins only; `enabled` switches it on or off. It counts for all that is decided from now on, and what waits for a review goes on waiting.
+    Admins only; `enabled` switches it on or off. It counts for all that is decided from now on, and what waits for
+    a review goes on waiting.
     """
     row = service.change_rule(str(rule_id), body, origin())
     return resource(service.present_rule(row), service.etag(row))

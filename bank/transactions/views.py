@@ -154,8 +154,8 @@ def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Pay money out to the outside
 
-    Customers from their own accounts, tellers and admins from any customer's. It fails as `insufficient_funds` where more is asked for than is
-    `available`.
+    Customers from their own accounts, tellers and admins from any customer's. It fails as `insufficient_funds` where more is asked for
+    than is `available`.
     """
     return _submit(parties.credit_or_debit(TransactionType.DEBIT, principal(), body), body, query)
 

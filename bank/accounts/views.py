@@ -27,13 +27,14 @@ def _whose_to_read() -> str | None:
 
 @blp.route("", methods=["POST"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-@blp.arguments(schemas.OpenAccount())
-@blp.response(201, schemas.AccountAnswer, headers=ETAG)
+@blp.arguments(schemas.OpenAccount(), example={"currency": "USD", "name": "Household"})
+@blp.response(201, schemas.AccountAnswer, headers=ETAG, example={"balance": "0.00", "available": "0.00", "version": 0})
 @blp.problem(404, "There is no such user, or it is not you.")
 def open_account(body: dict[str, Any]) -> Response:
     """Open an account
 
-    The first in a currency becomes the default for money that reaches the user.
+    The first in a currency becomes the default for money that reaches the user. Staff name whose it is by `user_id`. Each call opens one
+    more: there is no idempotency key here.
     """
     caller = principal()
     user_id = body.get("user_id", caller.id)
@@ -51,7 +52,10 @@ def open_account(body: dict[str, Any]) -> Response:
 @blp.arguments(schemas.AccountQuery(), location="query")
 @blp.response(200, schemas.AccountPage, headers=paging.LINK)
 def list_accounts(query: dict[str, Any]) -> Response:
-    """List accounts: the caller's own, or anybody's for staff"""
+    """List accounts
+
+    The caller's own, the oldest first; staff see everybody's, or those of a `user_id`. Closed ones are in it too.
+    """
     owner_id = _whose_to_read()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
@@ -66,7 +70,10 @@ def list_accounts(query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.AccountAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
 def get_account(account_id: UUID) -> Response:
-    """Read one account"""
+    """Read one account
+
+    By its owner and staff. `balance` is what was posted, `available` what can be spent: less what is held, with the overdraft.
+    """
     owner_id, account = _whose_to_read(), cache().read("account", str(account_id))
     if account is None or owner_id not in (None, account["body"]["user_id"]):
         raise NotFound
@@ -75,7 +82,7 @@ def get_account(account_id: UUID) -> Response:
 
 @blp.route("/<uuid:account_id>", methods=["PATCH"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-@blp.arguments(schemas.ChangeAccount())
+@blp.arguments(schemas.ChangeAccount(), example={"name": "Household"})
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.AccountAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
@@ -85,7 +92,11 @@ def get_account(account_id: UUID) -> Response:
     "`balance_below_limit`: more overdraft is in use than the new limit.",
 )
 def change_account(body: dict[str, Any], account_id: UUID) -> Response:
-    """Rename an account; staff also freeze, close it or set its overdraft limit"""
+    """Change an account
+
+    Its owner names it; staff also freeze it, close it or set its overdraft limit. An account with money or a debt cannot be closed, and a
+    closed one stays closed.
+    """
     owner_id = _whose_to_read()
     account = service.get(str(account_id), owner_id)
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
@@ -108,7 +119,10 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
 @blp.response(200, schemas.EntryPage, headers=paging.LINK)
 @blp.problem(404, "Not there, or not yours.")
 def list_entries(query: dict[str, Any], account_id: UUID) -> Response:
-    """List the postings of an account, newest first, with the balance after each"""
+    """List the entries of an account
+
+    Every posting, newest first, with the balance after it. By its owner and staff. Entries are never changed: a rollback adds some.
+    """
     account = service.get(str(account_id), _whose_to_read())
     rows = service.entries(account.id, paging.after(query), query["limit"])
     return paging.page(query, [service.present_entry(row) for row in rows], [row.version for row in rows])

@@ -31,7 +31,9 @@ def _tokens(answer: dict[str, Any]) -> Response:
 
 @blp.route("/register", methods=["POST"])
 @_by_address
-@blp.arguments(schemas.Register)
+@blp.arguments(
+    schemas.Register, example={"username": "alice", "email": "alice@example.com", "password": "a tall ship and a star to steer by"}
+)
 @blp.response(201, UserAnswer, headers=ETAG)
 @blp.problem(409, "`already_taken`: the username or the email is another's.")
 @blp.problem(429, "Too many calls from this address.")
@@ -48,7 +50,7 @@ def register(body: dict[str, Any]) -> Response:
 
 @blp.route("/login", methods=["POST"])
 @_by_address
-@blp.arguments(schemas.Credentials)
+@blp.arguments(schemas.Credentials, example={"username": "alice", "password": "a tall ship and a star to steer by"})
 @blp.response(200, schemas.TokenAnswer)
 @blp.problem(401, "`invalid_credentials`, whatever of the two is wrong.")
 @blp.problem(429, "Too many wrong passwords for this user or from this address, or too many calls from this address.")
@@ -77,7 +79,10 @@ def refresh() -> Response:
 @login_required()
 @blp.response(204)
 def logout() -> Response:
-    """Log out: the tokens of this login are dead at once"""
+    """Log out
+
+    The access and the refresh token of this login are dead at once; other logins of the user go on.
+    """
     service.logout(principal(), origin())
     return Response(status=204)
 
@@ -86,7 +91,10 @@ def logout() -> Response:
 @login_required()
 @blp.response(200, UserAnswer, headers=ETAG)
 def me() -> Response:
-    """Read the user who is logged in"""
+    """Read the user who is logged in
+
+    Anybody with a good access token. The role is the one that counts now, whenever the token was made.
+    """
     who = principal()
     user = users.get(who, who.id)
     return resource(users.present_user(user), users.etag(user))

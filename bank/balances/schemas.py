@@ -4,6 +4,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
 
+from bank.web.examples import ALICES_ACCOUNT
 from bank.web.fields import Choice, Currency, Identifier, Moment, StrictSchema
 from bank.web.paging import PageSchema
 
@@ -23,9 +24,9 @@ class CurrentQuery(PageSchema):
 class HistoricalQuery(StrictSchema):
     """Which steps of which account."""
 
-    account_id = Identifier(required=True)
-    since = Moment(data_key="from", metadata={"description": "Default: 30 days before `to`."})
-    until = Moment(data_key="to", metadata={"description": "Default: now."})
+    account_id = Identifier(required=True, metadata={"example": ALICES_ACCOUNT})
+    since = Moment(data_key="from", metadata={"description": "Default: 30 days before `to`.", "example": "2026-01-01T00:00:00Z"})
+    until = Moment(data_key="to", metadata={"description": "Default: now.", "example": "2026-02-01T00:00:00Z"})
     interval = Choice(_INTERVALS, load_default="day")
 
     @validates_schema(skip_on_field_errors=True)
@@ -37,9 +38,9 @@ class HistoricalQuery(StrictSchema):
 class AtTimeQuery(StrictSchema):
     """Which moment on both axes."""
 
-    account_id = Identifier(required=True)
-    at = Moment(required=True, metadata={"description": "The balance that counted then."})
-    known_at = Moment(metadata={"description": "As the bank knew it then. Default: now."})
+    account_id = Identifier(required=True, metadata={"example": ALICES_ACCOUNT})
+    at = Moment(required=True, metadata={"description": "The balance that counted then.", "example": "2026-01-31T12:00:00Z"})
+    known_at = Moment(metadata={"description": "As the bank knew it then. Default: now.", "example": "2026-02-01T00:00:00Z"})
 
 
 class BalanceAnswer(Schema):

@@ -30,7 +30,10 @@ def _whose_to_read() -> str | None:
 @blp.response(200, schemas.BalancePage, headers=paging.LINK)
 @blp.problem(404, "The account is not there, or not yours.")
 def current(query: dict[str, Any]) -> Response:
-    """What the accounts hold now: the caller's own, or anybody's for staff"""
+    """Read what accounts hold now
+
+    The caller's own, or anybody's for staff. `available` is what can be spent: less what is held, with the overdraft.
+    """
     owner_id = _whose_to_read()
     if owner_id is not None and query.get("user_id", owner_id) != owner_id:
         raise Forbidden("Only staff may name a user.")
@@ -53,7 +56,11 @@ def current(query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.HistoricalAnswer)
 @blp.problem(404, "The account is not there, or not yours.")
 def historical(query: dict[str, Any]) -> Response:
-    """Opening, closing, credits, debits and count per hour, day, week or month (UTC), gaps filled"""
+    """Read a balance step by step
+
+    Opening, closing, credits, debits and count per hour, day, week or month, in UTC and by `effective_at`; steps in which nothing happened
+    are there too. By the account's owner and staff.
+    """
     held = service.holder(query["account_id"], _whose_to_read())
     until = query.get("until", datetime.now(UTC))
     since = query.get("since", until - timedelta(days=30))
@@ -77,7 +84,10 @@ def historical(query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.AtTimeAnswer)
 @blp.problem(404, "The account is not there, or not yours.")
 def at_time(query: dict[str, Any]) -> Response:
-    """The balance that counted at `at`, as the bank knew it at `known_at`"""
+    """Read the balance at a moment
+
+    What counted at `at`, as the bank knew it at `known_at`: later, backdated entries may have come. By the account's owner and staff.
+    """
     held = service.holder(query["account_id"], _whose_to_read())
     known_at = query.get("known_at")
     # Taken before the balance is read, and so never later than what was known.

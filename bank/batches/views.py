@@ -15,6 +15,7 @@ from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint, StrictParser
 from bank.web.body import json_response
+from bank.web.examples import ALICES_ACCOUNT
 
 # Ten thousand transactions, each with a description of its own.
 MOST_BYTES = 8 * 1024 * 1024
@@ -43,7 +44,7 @@ _HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "The batch, and how far it is."},
     **REPLAYED,
 }
-_EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,INV-1\ntransfer,carol,5.00,USD,INV-2\n"
+_EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,INV-1\ntransfer,bob,5.00,USD,INV-2\n"
 
 
 @blp.route("", methods=["POST"])
@@ -57,7 +58,16 @@ _EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,I
 @blp.problem(404, "There is no such thing here.")
 @blp.problem(413, "The body is larger than 8 MB.")
 @blp.problem(415, "The body says that it is neither JSON nor CSV.")
-@blp.arguments(schemas.SubmitBatch())
+@blp.arguments(
+    schemas.SubmitBatch(),
+    example={
+        "mode": "atomic",
+        "transactions": [
+            {"type": "transfer", "to_username": "bob", "amount": "12.34", "currency": "USD", "reference": "INV-1"},
+            {"type": "debit", "account_id": ALICES_ACCOUNT, "amount": "5.00", "currency": "USD", "reference": "INV-2"},
+        ],
+    },
+)
 @blp.arguments(schemas.SubmitQuery(), location="query")
 def submit_batch(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Move money up to 10,000 times at once
@@ -87,7 +97,7 @@ def submit_batch(body: dict[str, Any], query: dict[str, Any]) -> Response:
 def get_batch(query: dict[str, Any], batch_id: UUID) -> Response:
     """See how far a batch is, and its transactions in their order
 
-    For who made it and staff.
+    For who made it and staff; each party finds theirs in `/transactions/history?batch_id=`.
     """
     batch, rows = service.get(str(batch_id), viewer(), query.get("status"), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["index"] for row in rows], batch)

@@ -23,6 +23,7 @@ COMMANDS = {
     "cache": "Put the accounts that move most into the cache.",
     "verify": "Walk the chain of sealed blocks and hold every event against it.",
     "verify-receipt": "Check a transaction's receipt offline, with the public key alone.",
+    "collection": "Write every call of the API as a collection for Postman or Bruno, made from the OpenAPI document.",
 }
 
 

@@ -15,7 +15,7 @@ _RATE = {"example": "1.1172"}
 class RatesQuery(StrictSchema):
     """On which day."""
 
-    date = Day(metadata={"description": "Default: today, in UTC."})
+    date = Day(metadata={"description": "Default: today, in UTC.", "example": "2026-01-31"})
 
 
 class PublishRate(StrictSchema):

@@ -31,8 +31,8 @@ def list_rates(query: dict[str, Any]) -> Response:
 
 @blp.route("/rates", methods=["POST"])
 @login_required(Role.ADMIN)
-@blp.arguments(schemas.PublishRate())
-@blp.response(201, schemas.PublishedRate)
+@blp.arguments(schemas.PublishRate(), example={"currency": "KES", "rate": "144.35"})
+@blp.response(201, schemas.PublishedRate, example={"currency": "KES", "rate": "144.35", "source": "admin"})
 def publish_rate(body: dict[str, Any]) -> Response:
     """Publish a rate of the bank's own
 
@@ -45,7 +45,7 @@ def publish_rate(body: dict[str, Any]) -> Response:
 
 @blp.route("/quotes", methods=["POST"])
 @login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-@blp.arguments(schemas.AskQuote())
+@blp.arguments(schemas.AskQuote(), example={"amount": "100.00", "currency": "USD", "to_currency": "EUR"})
 @blp.response(201, schemas.QuoteAnswer)
 @blp.problem(422, "Not valid; `errors` names each place. `rate_unavailable`: nobody has published a rate, or none that is new enough.")
 @blp.problem(

@@ -16,7 +16,7 @@ from bank.web.paging import PageSchema
 
 _TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 _AMOUNT = {"example": "1000.00"}
-_EXPRESSION = {
+EXPRESSION = {
     "example": 'transaction.amount > 1000000 && transaction.type == "transfer"',
     "description": "CEL over `transaction`, `account` and `user`, those that pay; amounts are minor units. Without macros and regular "
     "expressions; docs/recipes/limits.md lists the fields.",
@@ -179,7 +179,7 @@ class _Expression(Text):
     """An expression that a rule may be."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(most=cel.MAX_LENGTH, lines=True, metadata=_EXPRESSION, **kwargs)
+        super().__init__(most=cel.MAX_LENGTH, lines=True, metadata=EXPRESSION, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -223,7 +223,7 @@ class RuleAnswer(Schema):
 
     id = fields.UUID()
     name = fields.String(metadata={"example": "Large transfers"})
-    expression = fields.String(metadata=_EXPRESSION)
+    expression = fields.String(metadata=EXPRESSION)
     effect = fields.String(metadata={"enum": [each.value for each in Effect]})
     enabled = fields.Boolean()
     version = fields.Integer(metadata={"description": "How often it was set."})

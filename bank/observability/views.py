@@ -39,12 +39,15 @@ class StatsAnswer(Schema):
     mean_batch = fields.Float()
     largest_batch = fields.Integer()
     queue = fields.Nested(QueueAnswer)
-    processes = fields.List(fields.String())
+    processes = fields.List(fields.String(), metadata={"example": ["web-4711"]})
 
 
 @blp.route("/stats", methods=["GET"])
 @login_required(Role.ADMIN, Role.AUDITOR)
 @blp.response(200, StatsAnswer)
 def read_stats() -> Response:
-    """Read the counters of all processes, and the queue"""
+    """Read the counters of all processes, and the queue
+
+    Admins and auditors. Counters begin with their process, `queue` is what waits now.
+    """
     return json_response(stats.gather())

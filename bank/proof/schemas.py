@@ -14,15 +14,22 @@ class BlockAnswer(Schema):
             '"sealed_at":"2026-01-31T12:00:00.000000Z"}',
         }
     )
-    signature = fields.String(metadata={"description": "Ed25519 over the header's bytes.", "pattern": "^[0-9a-f]{128}$"})
-    public_key = fields.String(metadata={"description": "What it is checked with.", "pattern": "^[0-9a-f]{64}$"})
+    signature = fields.String(
+        metadata={"description": "Ed25519 over the header's bytes.", "pattern": "^[0-9a-f]{128}$", "example": "c0ffee" * 21 + "00"}
+    )
+    public_key = fields.String(metadata={"description": "What it is checked with.", "pattern": "^[0-9a-f]{64}$", "example": "d75a" * 16})
 
 
 class PartAnswer(Schema):
     """A part of an event that is shown."""
 
-    salt = fields.String(metadata={"description": "32 bytes in hexadecimal digits."})
-    content = fields.String(metadata={"description": "JSON. SHA-256 of the salt and these bytes is what the event holds in its place."})
+    salt = fields.String(metadata={"description": "32 bytes in hexadecimal digits.", "example": "5a17" * 16})
+    content = fields.String(
+        metadata={
+            "description": "JSON. SHA-256 of the salt and these bytes is what the event holds in its place.",
+            "example": '{"failure_code":"insufficient_funds"}',
+        }
+    )
 
 
 class SealedEventAnswer(Schema):
@@ -40,7 +47,10 @@ class SealedEventAnswer(Schema):
         PartAnswer, allow_none=True, metadata={"description": "Who asked, by which request and trace; for auditors and admins."}
     )
     index = fields.Integer(metadata={"description": "Which leaf of the block's tree it is, from 0.", "example": 709})
-    path = fields.List(fields.String(), metadata={"description": "The audit path (RFC 6962, 2.1.1), from the leaf's sibling upward."})
+    path = fields.List(
+        fields.String(metadata={"example": "9f86" * 16}),
+        metadata={"description": "The audit path (RFC 6962, 2.1.1), from the leaf's sibling upward."},
+    )
     block = fields.Nested(BlockAnswer)
 
 

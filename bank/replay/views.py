@@ -19,7 +19,7 @@ _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where to
 
 @blp.route("", methods=["POST"])
 @login_required(Role.AUDITOR, Role.ADMIN)
-@blp.arguments(schemas.StartReplay())
+@blp.arguments(schemas.StartReplay(), example={"until_time": "2026-01-31T12:00:00Z"})
 @blp.response(202, schemas.ReplayAnswer, headers=_LOCATION)
 @blp.problem(409, "`too_many_replays`: three wait or are at work.")
 def start_replay(body: dict[str, Any]) -> Response:
@@ -41,7 +41,10 @@ def start_replay(body: dict[str, Any]) -> Response:
 @blp.response(200, schemas.ReplayAnswer)
 @blp.problem(404, "There is no such replay, or it is forgotten.")
 def get_replay(replay_id: UUID) -> Response:
-    """See how far a replay is, and what came out"""
+    """See how far a replay is
+
+    And what came out, once it is `finished`. Auditors and admins.
+    """
     return json_response(service.get(str(replay_id)))
 
 
@@ -52,6 +55,9 @@ def get_replay(replay_id: UUID) -> Response:
 @blp.problem(404, "There is no such replay, or it is forgotten.")
 @blp.problem(409, "`replay_not_finished`: it waits, is at work, or failed.")
 def list_accounts(query: dict[str, Any], replay_id: UUID) -> Response:
-    """List the accounts as they were then, in the order of their ids"""
+    """List the accounts as they were then
+
+    In the order of their ids, the bank's own among them; once the replay is `finished`. Auditors and admins.
+    """
     rows = service.accounts(str(replay_id), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["id"] for row in rows])

@@ -25,6 +25,10 @@ _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The schedule."}}
 
 
+_RULE = {"rrule": "FREQ=MONTHLY;BYMONTHDAY=31", "time_zone": "Europe/Prague", "start": "2027-01-31T08:00:00.000000Z"}
+_MADE = {"name": "Rent", "recurrence": {**_RULE, "month_end": "last_day"}, "next_run_at": "2027-01-31T08:00:00.000000Z"}
+
+
 def _whose_to_change() -> str | None:
     """As for transfers: an admin anybody's, everybody else their own."""
     return None if principal().role == Role.ADMIN else principal().id
@@ -32,11 +36,21 @@ def _whose_to_change() -> str | None:
 
 @blp.route("", methods=["POST"])
 @login_required(*_MOVERS)
-@blp.arguments(schemas.CreateSchedule())
+@blp.arguments(
+    schemas.CreateSchedule(),
+    example={
+        "name": "Rent",
+        "transfer": {"to_username": "bob", "amount": "12.34", "currency": "USD", "description": "Rent"},
+        "recurrence": _RULE,
+        "retry": {"attempts": 3, "delay_seconds": 3600},
+    },
+)
 @blp.arguments(DryRun(), location="query")
 @blp.doc(parameters=[IDEMPOTENCY_KEY])
-@blp.response(201, schemas.ScheduleWithNextRuns, headers={**_LOCATION, **ETAG, **REPLAYED})
-@blp.alt_response(200, schema=schemas.ScheduleWithNextRuns, description="With `dry_run`: what would be made.")
+@blp.response(201, schemas.ScheduleWithNextRuns, headers={**_LOCATION, **ETAG, **REPLAYED}, example=_MADE)
+@blp.alt_response(
+    200, schema=schemas.ScheduleWithNextRuns, description="With `dry_run`: what would be made.", example={**_MADE, "id": None}
+)
 @blp.problem(404, "What the transfer names is not there, or not yours.")
 def create_schedule(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Schedule a transfer, once or by a rule
@@ -61,7 +75,10 @@ def create_schedule(body: dict[str, Any], query: dict[str, Any]) -> Response:
 @blp.arguments(schemas.ScheduleQuery(), location="query")
 @blp.response(200, schemas.SchedulePage, headers=paging.LINK)
 def list_schedules(query: dict[str, Any]) -> Response:
-    """List schedules, newest first: those of the caller's accounts, or anybody's for staff"""
+    """List schedules
+
+    Newest first: those that pay from the caller's accounts, or anybody's for staff. Deleted ones only when their `status` is asked for.
+    """
     owner_id = viewer()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
@@ -76,7 +93,10 @@ def list_schedules(query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
 def get_schedule(schedule_id: UUID) -> Response:
-    """Read one schedule with its next five runs"""
+    """Read one schedule
+
+    With its next five runs, in UTC and as the clocks of its zone show them. By whose account pays, and staff.
+    """
     schedule = service.get(str(schedule_id), viewer())
     return resource(service.present_one(schedule), service.etag(schedule))
 
@@ -87,16 +107,19 @@ def get_schedule(schedule_id: UUID) -> Response:
 @blp.response(200, schemas.RunPage, headers=paging.LINK)
 @blp.problem(404, "Not there, or not yours.")
 def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
-    """List the runs of a schedule, newest first, with what became of each"""
+    """List the runs of a schedule
+
+    Newest first, with what became of each: its transaction, or why there is none. By whose account pays, and staff.
+    """
     rows = service.runs(str(schedule_id), viewer(), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["due_at"] for row in rows])
 
 
 @blp.route("/<uuid:schedule_id>", methods=["PATCH"])
 @login_required(*_MOVERS)
-@blp.arguments(schemas.ChangeSchedule())
+@blp.arguments(schemas.ChangeSchedule(), example={"status": "paused"})
 @blp.doc(parameters=[IF_MATCH])
-@blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG)
+@blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG, example={"status": "paused", "next_run_at": None, "next_runs": []})
 @blp.problem(404, "Not there, or not yours.")
 @blp.problem(409, "`schedule_over`: it is deleted, or had its last run and was given no new timing.")
 def change_schedule(body: dict[str, Any], schedule_id: UUID) -> Response:
@@ -114,6 +137,9 @@ def change_schedule(body: dict[str, Any], schedule_id: UUID) -> Response:
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")
 def delete_schedule(schedule_id: UUID) -> Response:
-    """End a schedule for good; its history stays"""
+    """End a schedule for good
+
+    By whose account pays, and admins. Its runs and their transactions stay; what is pending is still posted.
+    """
     service.delete(str(schedule_id), _whose_to_change(), origin())
     return Response(status=204)

@@ -7,6 +7,7 @@ from marshmallow import Schema, ValidationError, fields, validates_schema
 from bank.limits.checks import Effect, LimitKind, Scope, Window
 from bank.transactions.models import ReviewStatus, TransactionStatus, TransactionType
 from bank.web.api import ProblemSchema
+from bank.web.examples import ALICE, ALICES_ACCOUNT, BOB, BOBS_ACCOUNT, TRANSACTION
 from bank.web.fields import (
     Amount,
     Choice,
@@ -22,7 +23,7 @@ from bank.web.fields import (
 )
 from bank.web.paging import PageSchema
 
-_TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
+TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 
 
 def _description() -> Text:
@@ -139,13 +140,13 @@ class History(PageSchema):
 class TransactionAnswer(Schema):
     """A transaction."""
 
-    id = fields.UUID()
-    type = fields.String(metadata={"enum": [kind.value for kind in TransactionType]})
-    status = fields.String(metadata={"enum": [status.value for status in TransactionStatus]})
-    from_user_id = fields.UUID(allow_none=True)
-    to_user_id = fields.UUID(allow_none=True)
-    from_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside."})
-    to_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside."})
+    id = fields.UUID(metadata={"example": TRANSACTION})
+    type = fields.String(metadata={"enum": [kind.value for kind in TransactionType], "example": "transfer"})
+    status = fields.String(metadata={"enum": [status.value for status in TransactionStatus], "example": "pending"})
+    from_user_id = fields.UUID(allow_none=True, metadata={"example": ALICE})
+    to_user_id = fields.UUID(allow_none=True, metadata={"example": BOB})
+    from_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside.", "example": ALICES_ACCOUNT})
+    to_account_id = fields.UUID(allow_none=True, metadata={"description": "Null: the outside.", "example": BOBS_ACCOUNT})
     amount = fields.String(metadata={"example": "12.34"})
     currency = fields.String(metadata={"example": "USD"})
     to_amount = fields.String(metadata={"example": "12.34"})
@@ -164,7 +165,9 @@ class TransactionAnswer(Schema):
     failure_code = fields.String(allow_none=True, metadata={"example": None})
     reverses_id = fields.UUID(allow_none=True)
     rolled_back_amount = fields.String(metadata={"example": "0.00"})
-    expires_at = fields.String(allow_none=True, metadata={**_TIME, "description": "Of a hold: until when it is kept. Null: it is none."})
+    expires_at = fields.String(
+        allow_none=True, metadata={**TIME, "description": "Of a hold: until when it is kept. Null: it is none.", "example": None}
+    )
     held_amount = fields.String(metadata={"example": "0.00", "description": "Of a hold: what is still reserved."})
     captured_amount = fields.String(metadata={"example": "0.00", "description": "Of a hold: what its captures took."})
     captures_id = fields.UUID(allow_none=True, metadata={"description": "The hold that this takes from."})
@@ -179,9 +182,9 @@ class TransactionAnswer(Schema):
     )
     batch_id = fields.UUID(allow_none=True)
     schedule_id = fields.UUID(allow_none=True)
-    effective_at = fields.String(metadata=_TIME)
-    created_at = fields.String(metadata=_TIME)
-    completed_at = fields.String(allow_none=True, metadata=_TIME)
+    effective_at = fields.String(metadata=TIME)
+    created_at = fields.String(metadata=TIME)
+    completed_at = fields.String(allow_none=True, metadata={**TIME, "example": None})
 
 
 class TransactionEntryAnswer(Schema):
@@ -192,8 +195,8 @@ class TransactionEntryAnswer(Schema):
     amount = fields.String(metadata={"example": "-12.34"})
     currency = fields.String()
     balance = fields.String(allow_none=True, metadata={"example": "87.66", "description": "Shown to staff and the account's owner."})
-    effective_at = fields.String(metadata=_TIME)
-    created_at = fields.String(metadata=_TIME)
+    effective_at = fields.String(metadata=TIME)
+    created_at = fields.String(metadata=TIME)
 
 
 class TransactionWithEntries(TransactionAnswer):
@@ -235,7 +238,7 @@ class ReviewAnswer(Schema):
     """What became of a review."""
 
     status = fields.String(metadata={"enum": [each.value for each in ReviewStatus]})
-    decided_at = fields.String(allow_none=True, metadata=_TIME)
+    decided_at = fields.String(allow_none=True, metadata=TIME)
     decided_by = fields.UUID(allow_none=True, metadata={"description": "Shown to staff."})
 
 
@@ -245,7 +248,7 @@ class ExplanationAnswer(Schema):
     transaction_id = fields.UUID()
     status = fields.String(metadata={"enum": [status.value for status in TransactionStatus]})
     failure_code = fields.String(allow_none=True, metadata={"example": "limit_exceeded"})
-    decided_at = fields.String(allow_none=True, metadata=_TIME)
+    decided_at = fields.String(allow_none=True, metadata=TIME)
     checks = fields.List(
         fields.Nested(CheckAnswer),
         metadata={"description": "In the order in which they were made; none while it is pending."},

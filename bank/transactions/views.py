@@ -1,6 +1,7 @@
 """`/transactions`."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from bank.web import paging
 from bank.web.api import PROBLEM_TYPE, Blueprint, View
 from bank.web.body import json_response
 from bank.web.conditional import ETAG, resource
+from bank.web.examples import ALICE, ALICES_ACCOUNT, BOB, BOBS_ACCOUNT, OTHER_TRANSACTION, TRANSACTION
 
 blp = Blueprint("transactions", __name__, url_prefix="/api/v1/transactions", description="Moving money.")
 
@@ -49,25 +51,50 @@ REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string", "enum": ["true"
 _APPLIED = {"Preference-Applied": {"schema": {"type": "string", "example": "wait=5"}, "description": "It was waited for."}}
 
 
-def _documented(view: View) -> View:
-    """Document what every view that moves money takes and answers."""
+def _documented(example: dict[str, Any], *, status: str = "completed", **answered: Any) -> Callable[[View], View]:
+    """Document what every view that moves money takes and answers.
+
+    `example` is the one of its body; `status` is what becomes of it, and `answered` what else the answer's example says of it.
+    """
     answer, headers = schemas.TransactionAnswer, {**_LOCATION, **REPLAYED, **_APPLIED}
-    for document in (
-        blp.doc(parameters=_HEADERS),
-        blp.response(202, answer, description="Durable; it is posted in a moment, or its wait has run out.", headers=headers),
-        blp.alt_response(201, schema=answer, description="Posted within the wait.", headers=headers),
-        blp.alt_response(200, schema=schemas.PreviewAnswer, description="With `dry_run`: what would happen."),
-        blp.alt_response(
-            422,
-            schema=schemas.RefusedSchema,
-            content_type=PROBLEM_TYPE,
-            description="Not valid: `errors` names each place. Or refused by the ledger within the wait: `code` says why.",
-            headers={**REPLAYED, **_APPLIED},
-        ),
-        blp.problem(404, "What the body or the path names is not there, or not yours."),
-    ):
-        view = document(view)
-    return view
+    # What the answer repeats of the body.
+    told = {name: value for name, value in example.items() if name in answer().fields} | answered
+    final = {"status": status, "completed_at": None if status == "held" else schemas.TIME["example"]}
+
+    def documented(view: View) -> View:
+        for document in (
+            blp.doc(parameters=_HEADERS),
+            blp.response(
+                202, answer, description="Durable; it is posted in a moment, or its wait has run out.", headers=headers, example=told
+            ),
+            blp.alt_response(201, schema=answer, description="Posted within the wait.", headers=headers, example={**told, **final}),
+            blp.alt_response(
+                200,
+                schema=schemas.PreviewAnswer,
+                description="With `dry_run`: what would happen.",
+                example={**told, **final, "id": None, "entries": []},
+            ),
+            blp.alt_response(
+                422,
+                schema=schemas.RefusedSchema,
+                content_type=PROBLEM_TYPE,
+                description="Not valid: `errors` names each place. Or refused by the ledger within the wait: `code` says why.",
+                headers={**REPLAYED, **_APPLIED},
+            ),
+            blp.problem(404, "What the body or the path names is not there, or not yours."),
+        ):
+            view = document(view)
+        return view
+
+    return documented
+
+
+_DEPOSIT = {"account_id": ALICES_ACCOUNT, "amount": "100.00", "currency": "USD", "description": "Cash", "reference": "TILL-3-0042"}
+_WITHDRAWAL = {"account_id": ALICES_ACCOUNT, "amount": "20.00", "currency": "USD", "description": "Cash machine"}
+_TRANSFER = {"to_username": "bob", "amount": "12.34", "currency": "USD", "description": "Rent for May", "metadata": {"order": "4711"}}
+_CAPTURE = {"amount": "5.00", "description": "The first part"}
+_VOID = {"reason": "Out of stock"}
+_REFUND = {"amount": "2.34", "reason": "Returned goods"}
 
 
 def idempotency_key() -> str | None:
@@ -105,34 +132,38 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
 
 @blp.route("/credit", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.CreditOrDebit())
+@_documented(
+    _DEPOSIT, type="credit", from_user_id=None, from_account_id=None, to_amount="100.00", to_user_id=ALICE, to_account_id=ALICES_ACCOUNT
+)
+@blp.arguments(schemas.CreditOrDebit(), example=_DEPOSIT)
 @blp.arguments(schemas.DryRun(), location="query")
 def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Bring money in from the outside
 
-    A teller's act, unless the bank lets customers deposit for themselves.
+    A teller's act, unless the bank lets customers deposit for themselves. By `account_id`, or by `user_id` into the user's default account,
+    which is opened where there is none.
     """
     return _submit(parties.credit_or_debit(TransactionType.CREDIT, principal(), body), body, query)
 
 
 @blp.route("/debit", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.CreditOrDebit())
+@_documented(_WITHDRAWAL, type="debit", to_user_id=None, to_account_id=None, to_amount="20.00")
+@blp.arguments(schemas.CreditOrDebit(), example=_WITHDRAWAL)
 @blp.arguments(schemas.DryRun(), location="query")
 def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Pay money out to the outside
 
-    Customers from their own accounts, tellers and admins from any customer's.
+    Customers from their own accounts, tellers and admins from any customer's. It fails as `insufficient_funds` where more is asked for
+    than is `available`.
     """
     return _submit(parties.credit_or_debit(TransactionType.DEBIT, principal(), body), body, query)
 
 
 @blp.route("/transfer", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.Transfer())
+@_documented(_TRANSFER)
+@blp.arguments(schemas.Transfer(), example=_TRANSFER)
 @blp.arguments(schemas.DryRun(), location="query")
 def transfer(body: dict[str, Any], query: dict[str, Any]) -> Response:
     """Move money to another account, or hold it
@@ -149,8 +180,8 @@ _NOT_HELD = blp.problem(
 
 @blp.route("/<uuid:transaction_id>/capture", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.Capture())
+@_documented(_CAPTURE, to_amount="5.00", captures_id=TRANSACTION, id=OTHER_TRANSACTION)
+@blp.arguments(schemas.Capture(), example=_CAPTURE)
 @blp.arguments(schemas.DryRun(), location="query")
 @_NOT_HELD
 def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
@@ -163,8 +194,8 @@ def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -
 
 @blp.route("/<uuid:transaction_id>/void", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.Void())
+@_documented(_VOID, status="voided", description=_VOID["reason"], voids_id=TRANSACTION, id=OTHER_TRANSACTION)
+@blp.arguments(schemas.Void(), example=_VOID)
 @blp.arguments(schemas.DryRun(), location="query")
 @_NOT_HELD
 def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
@@ -177,8 +208,19 @@ def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> R
 
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
 @login_required(*_MOVERS)
-@_documented
-@blp.arguments(schemas.Rollback())
+@_documented(
+    _REFUND,
+    type="rollback",
+    description=_REFUND["reason"],
+    reverses_id=TRANSACTION,
+    id=OTHER_TRANSACTION,
+    to_amount="2.34",
+    from_user_id=BOB,
+    from_account_id=BOBS_ACCOUNT,
+    to_user_id=ALICE,
+    to_account_id=ALICES_ACCOUNT,
+)
+@blp.arguments(schemas.Rollback(), example=_REFUND)
 @blp.arguments(schemas.DryRun(), location="query")
 @blp.problem(
     409, "`not_reversible`: a rollback, or what is not completed. `idempotency_in_progress`: the first request with this key still runs."
@@ -192,13 +234,13 @@ def rollback(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) 
     return _submit(parties.rollback(principal(), str(transaction_id), body), asked_for, query)
 
 
-def _ends_review(view: View) -> View:
-    """Document what both views that end a review take and answer."""
-    for document in (
+def _ends_review(status: str, **ended: Any) -> Callable[[View], View]:
+    """Document what both views that end a review take and answer; `status` and `ended` are what becomes of the transaction."""
+    documents = (
         blp.arguments(schemas.DryRun(), location="query"),
-        blp.arguments(schemas.EndReview()),
+        blp.arguments(schemas.EndReview(), example={"reason": "Called back by the customer"}),
         blp.doc(parameters=[IDEMPOTENCY_KEY]),
-        blp.response(200, schemas.TransactionAnswer, headers=REPLAYED),
+        blp.response(200, schemas.TransactionAnswer, headers=REPLAYED, example={"status": status, **ended}),
         blp.problem(404, "Not there."),
         blp.problem(403, "`same_person`: who asked for it or is a party to it does not decide. `forbidden`: only admins do."),
         blp.problem(
@@ -206,9 +248,14 @@ def _ends_review(view: View) -> View:
             "`not_under_review`: no rule had it held, or it was decided before. `not_approvable`: the ledger would refuse it now. "
             "`idempotency_in_progress`: the first request with this key still runs.",
         ),
-    ):
-        view = document(view)
-    return view
+    )
+
+    def documented(view: View) -> View:
+        for document in documents:
+            view = document(view)
+        return view
+
+    return documented
 
 
 def _end_review(transaction_id: UUID, approved: bool, body: dict[str, Any], query: dict[str, Any]) -> Response:
@@ -220,7 +267,7 @@ def _end_review(transaction_id: UUID, approved: bool, body: dict[str, Any], quer
 
 @blp.route("/<uuid:transaction_id>/approve", methods=["POST"])
 @login_required(Role.ADMIN)
-@_ends_review
+@_ends_review("completed", review="approved", completed_at=schemas.TIME["example"])
 def approve(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
     """Let a payment go on that a rule had held
 
@@ -231,7 +278,7 @@ def approve(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -
 
 @blp.route("/<uuid:transaction_id>/reject", methods=["POST"])
 @login_required(Role.ADMIN)
-@_ends_review
+@_ends_review("failed", review="rejected", failure_code="rule_denied", completed_at=schemas.TIME["example"])
 def reject(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
     """Refuse a payment that a rule had held
 

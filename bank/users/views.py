@@ -35,7 +35,10 @@ def list_users(query: dict[str, Any]) -> Response:
 @blp.response(200, schemas.UserAnswer, headers=ETAG)
 @blp.problem(404, "Not there, or not yours.")
 def get_user(user_id: UUID) -> Response:
-    """Read one user: oneself, a customer (tellers), anybody (auditors, admins)"""
+    """Read one user
+
+    Oneself; tellers read customers, auditors and admins anybody. Whom one may not read is 404, as is who is not there.
+    """
     user = cache().read("user", str(user_id))
     if user is None or not service.may_read(principal(), user["body"]["id"], user["body"]["role"]):
         raise NotFound
@@ -44,9 +47,9 @@ def get_user(user_id: UUID) -> Response:
 
 @blp.route("/<uuid:user_id>", methods=["PUT"])
 @login_required()
-@blp.arguments(schemas.ChangeUser)
+@blp.arguments(schemas.ChangeUser, example={"email": "alice@example.org"})
 @blp.doc(parameters=[IF_MATCH])
-@blp.response(200, schemas.UserAnswer, headers=ETAG)
+@blp.response(200, schemas.UserAnswer, headers=ETAG, example={"email": "alice@example.org"})
 @blp.problem(404, "Not there, or not yours.")
 @blp.problem(409, "`already_taken`, or `conflict`: a deleted user, or the last active admin.")
 @blp.problem(429, "Too many wrong current passwords.")

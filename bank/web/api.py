@@ -1,5 +1,6 @@
 """flask-smorest with our strictness: how a request's parts are read, and who answers errors."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
@@ -14,10 +15,13 @@ from webargs import missing
 from webargs.flaskparser import FlaskParser
 
 from bank.errors import Unprocessable
+from bank.web.examples import example_of, example_of_problem, path_parameter
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 PROBLEM_TYPE = "application/problem+json"
+
+_ID = re.compile(r"<uuid:(\w+)>")
 
 
 class StrictParser(FlaskParser):
@@ -41,7 +45,7 @@ class _ErrorSchema(Schema):
     """One thing that is wrong with the request."""
 
     pointer = fields.String(required=True, metadata={"description": "A JSON pointer (RFC 6901).", "example": "/amount"})
-    message = fields.String(required=True)
+    message = fields.String(required=True, metadata={"example": "USD has 2 decimals, not 3."})
 
 
 class ProblemSchema(Schema):
@@ -50,10 +54,12 @@ class ProblemSchema(Schema):
     type = fields.String(required=True, metadata={"format": "uri-reference", "example": "/problems/validation-failed"})
     title = fields.String(required=True, metadata={"example": "The request is not valid"})
     status = fields.Integer(required=True, metadata={"example": 422})
-    detail = fields.String(required=True)
-    instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
+    detail = fields.String(required=True, metadata={"description": "A sentence for a person.", "example": "The request is not valid"})
+    instance = fields.String(
+        required=True, metadata={"description": "The path that was asked for.", "example": "/api/v1/transactions/transfer"}
+    )
     code = fields.String(required=True, metadata={"description": "Stable, in snake_case.", "example": "validation_failed"})
-    request_id = fields.String(required=True, allow_none=True)
+    request_id = fields.String(required=True, allow_none=True, metadata={"example": "order-4711"})
     errors = fields.List(fields.Nested(_ErrorSchema))
 
 
@@ -74,7 +80,7 @@ def _add_problems(doc: dict[str, Any], doc_info: dict[str, Any], spec: APISpec, 
     has_body = "requestBody" in doc
     possible = {
         400: (has_body, "The body is not JSON, has a key twice or nests too deep."),
-        409: ("Idempotency-Key" in headers, "The first request with this key is still running."),
+        409: ("Idempotency-Key" in headers, "`idempotency_in_progress`: the first request with this key is still running."),
         412: ("If-Match" in headers, "`If-Match` names an older version."),
         413: (has_body, "The body is larger than 64 KB."),
         415: (has_body, "The body does not say that it is JSON."),
@@ -90,6 +96,18 @@ def _add_problems(doc: dict[str, Any], doc_info: dict[str, Any], spec: APISpec, 
             prepare_response(responses[status], spec, PROBLEM_TYPE)
         if status in (429, 503):
             responses[status].setdefault("headers", _RETRY_AFTER)
+    return doc
+
+
+def _add_examples(doc: dict[str, Any], doc_info: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Give each answer the example that its schema makes, but for what the view says is else in this one."""
+    for status, response in doc["responses"].items():
+        # What stands there as text is the name of a common response, which has its own.
+        content = response.get("content", {}) if isinstance(response, dict) else {}
+        if answer := content.get("application/json"):
+            answer["example"] = example_of(answer["schema"], answer.get("example"))
+        if problem := content.get(PROBLEM_TYPE):
+            problem["example"] = example_of_problem(problem["schema"], int(status), response["description"])
     return doc
 
 
@@ -112,7 +130,7 @@ class Blueprint(flask_smorest.Blueprint):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks += [_keep_parameters, _add_problems]
+        self._prepare_doc_cbks += [_keep_parameters, _add_problems, _add_examples]
 
     def add_url_rule(self, rule: str, endpoint: str | None = None, view_func: Any = None, *args: Any, **options: Any) -> None:
         """Register a view under a stable operation id; one that reads no query refuses every query parameter."""
@@ -120,6 +138,7 @@ class Blueprint(flask_smorest.Blueprint):
         if not any(argument["in"] == "query" for argument in arguments):
             view_func = _without_query(view_func)
         view_func = self.doc(operationId=f"{self.name}_{view_func.__name__}")(view_func)
+        options["parameters"] = [path_parameter(name) for name in _ID.findall(rule)]
         super().add_url_rule(rule, endpoint, view_func, *args, **options)
 
     def problem(self, status: int, description: str) -> Callable[[View], View]:

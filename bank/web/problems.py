@@ -23,8 +23,7 @@ from bank.errors import (
 
 log = structlog.get_logger(__name__)
 
-# The stable codes of what Flask and its extensions raise by themselves.
-_CODES = {
+CODES = {
     400: "malformed_request",
     401: "unauthenticated",
     403: "forbidden",
@@ -40,6 +39,7 @@ _CODES = {
     500: "internal_error",
     503: "unavailable",
 }
+"""The stable codes of what Flask and its extensions raise by themselves."""
 
 # RFC 9457, 3.1.3: one type of problem has one title, whoever raised it.
 _OURS = (
@@ -112,7 +112,7 @@ def _from_http(error: HTTPException) -> Response:
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     messages = getattr(error, "data", {}).get("messages") if status == 422 else None
     phrase = HTTP_STATUS_CODES.get(status, "Error")
-    code = _CODES.get(status, phrase.lower().replace(" ", "_"))
+    code = CODES.get(status, phrase.lower().replace(" ", "_"))
     title = _TITLES.get(code, phrase)
     return problem(
         status,

@@ -55,7 +55,10 @@ def bank(environ: Mapping[str, str], tmp_path: Path) -> Iterator[tuple[FlaskClie
 
 def steps() -> Iterator[tuple[list[str], str]]:
     """The commands of the recipe as their words, and what it shows that each answers."""
-    for block in re.findall(r"```\n(.*?)```", RECIPE.read_text(), re.DOTALL):
+    for language, block in re.findall(r"```(\w*)\n(.*?)```", RECIPE.read_text(), re.DOTALL):
+        if language:
+            # To be pasted, with what it prints: tests/test_recipes.py does.
+            continue
         for step in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.MULTILINE)[1:]:
             command, _, answer = step.partition("\n")
             yield shlex.split(command), answer.strip()

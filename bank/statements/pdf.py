@@ -1,7 +1,7 @@
 """A statement as PDF, on numbered pages."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bank.money import format_amount
 from bank.statements.service import Statement
@@ -76,7 +76,8 @@ def _row(pages: "FPDF", cells: tuple[str, str, str, str, str]) -> None:
     pages.set_font("Helvetica", size=7)
     booked, value, told, amount, balance = cells
     told = shown(told)
-    height = _ROW * len(pages.multi_cell(_WIDTHS[2], _ROW, told, align="L", dry_run=True, output="LINES"))
+    lines: Any = pages.multi_cell(_WIDTHS[2], _ROW, told, align="L", dry_run=True, output="LINES")
+    height = _ROW * len(lines)
     # A row is not torn over two pages.
     if pages.will_page_break(height):
         pages.add_page()

@@ -16,6 +16,9 @@ from bank.errors import Unprocessable
 # The longest statement, in entries: it is read by one statement and made in memory.
 MAX_LINES = 10_000
 
+# The longest PDF: a line takes milliseconds to set.
+MAX_PDF_LINES = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -68,16 +71,16 @@ _STATEMENT = text(
 )
 
 
-def statement(held: Holder, since: date, until: date) -> Statement:
+def statement(held: Holder, since: date, until: date, most: int) -> Statement:
     """The statement of the account from the day `since` to the day before `until`.
 
-    Raises Unprocessable for more than MAX_LINES entries.
+    Raises Unprocessable for more than `most` entries.
     """
     made_at = datetime.now(UTC)
     with reader() as session:
-        rows = session.execute(_STATEMENT, {"account": held.account_id, "since": since, "until": until, "most": MAX_LINES + 1}).all()
-    if len(rows) > MAX_LINES:
-        raise Unprocessable.at("/to", f"More than {MAX_LINES} entries; take fewer days.")
+        rows = session.execute(_STATEMENT, {"account": held.account_id, "since": since, "until": until, "most": most + 1}).all()
+    if len(rows) > most:
+        raise Unprocessable.at("/to", f"More than {most} entries; take fewer days.")
     opening = balance = int(rows[0].opening)
     lines = []
     for row in rows:

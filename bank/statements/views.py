@@ -42,12 +42,12 @@ def get_statement(query: dict[str, Any], account_id: UUID) -> Response:
 
     Opening balance, every entry whose value date is from `from` to the day before `to` (UTC), with the balance after it in the order of
     value, and closing balance; both balances are those of `/balances/at-time`. What is pending or held is not in it. By `Accept` or
-    `format`; at most 10,000 entries.
+    `format`; at most 10,000 entries, as PDF 1,000.
     """
     caller = principal()
     held = holder(str(account_id), caller.id if caller.role == Role.CUSTOMER else None)
     mimetype = _TYPES[query["format"]] if "format" in query else streaming.negotiate(_PDF, _XML, otherwise=streaming.CSV)
-    made = service.statement(held, query["since"], query["until"])
+    made = service.statement(held, query["since"], query["until"], service.MAX_PDF_LINES if mimetype == _PDF else service.MAX_LINES)
     makers = {streaming.CSV: lambda: b"".join(csv_of(made)), _PDF: lambda: pdf_of(made), _XML: lambda: camt053_of(made)}
     response = streaming.varied(Response(makers[mimetype](), mimetype=mimetype))
     response.headers.set(

@@ -453,6 +453,7 @@ NOT_THERE = [
     ("alice", "PATCH", "/accounts/{bobs_account}", {"status": "frozen"}),
     ("teller", "PATCH", f"/accounts/{NOBODY}", {"name": "x"}),
     ("alice", "GET", "/accounts/{bobs_account}/entries", None),
+    ("alice", "GET", "/accounts/{bobs_account}/statement?from=2026-01-01&to=2026-02-01", None),
     ("alice", "GET", f"/accounts/{NOBODY}/entries", None),
     *[
         ("alice", "POST", f"/transactions/{kind}", {**party, "amount": "1.00", "currency": "USD"})

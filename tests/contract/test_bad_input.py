@@ -544,6 +544,7 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
     [
         "/accounts/{}",
         "/accounts/{}/entries",
+        "/accounts/{}/statement",
         "/transactions/{}",
         "/transactions/{}/rollback",
         "/transactions/batch/{}",

@@ -44,8 +44,10 @@ def superuser(server: Server) -> str:
 def ask_as_superuser(server: Postgres, statement: str) -> None:
     """Run a statement that the bank's own user may not."""
     connection = psycopg2.connect(host=HOST, port=server.port, user="postgres", password=superuser(server), dbname="postgres")
+    # ALTER SYSTEM runs in no transaction.
+    connection.autocommit = True
     try:
-        with connection, connection.cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute(statement)
     finally:
         connection.close()

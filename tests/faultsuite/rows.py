@@ -16,11 +16,13 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from bank.embedded import Server
 from bank.processing.queue import QUEUE
+from tests.faultsuite import machine
 from tests.faultsuite.load import send_half_a_body
 from tests.faultsuite.stage import FINAL_SECONDS, Stage
 from tests.processes import Process, query, wait_until
-from tests.replica import signal_all
+from tests.replica import ask_as_superuser, signal_all
 
 # What takes longer than all of the bank's own time-outs. faults.md says 95 seconds, which --full takes.
 stopped_seconds = 25.0
@@ -39,6 +41,10 @@ class Row:
     strike: Callable[[Stage], None]
     # Without the load, whose rings would wake whatever sleeps.
     quiet: bool = False
+    # Why it cannot be done on this machine; empty where it can.
+    hindrance: Callable[[], str] = str
+    # On a bank whose PostgreSQL and Redis have small disks.
+    small: bool = False
 
     @property
     def name(self) -> str:
@@ -111,6 +117,43 @@ def _slow(*lines: str) -> Callable[[Stage], None]:
             for line in lines:
                 ends.enter_context(stage.lines[line].slow(_SLOW_SECONDS))
             time.sleep(_CUT_SECONDS)
+
+    return strike
+
+
+def _drop(*lines: str) -> Callable[[Stage], None]:
+    def strike(stage: Stage) -> None:
+        with ExitStack() as ends:
+            for line in lines:
+                ends.enter_context(machine.dropped(stage.lines[line].port))
+            time.sleep(_CUT_SECONDS)
+
+    return strike
+
+
+def _fill(part: str) -> Callable[[Stage], None]:
+    def strike(stage: Stage) -> None:
+        server: Server = getattr(stage, part)
+        with machine.full(server.home):
+            time.sleep(_CUT_SECONDS)
+        if server.process.poll() is not None:
+            server.stop()
+            server.start()
+
+    return strike
+
+
+def _set_clock(seconds: int) -> Callable[[Stage], None]:
+    """The workers' clocks are five minutes off."""
+
+    def strike(stage: Stage) -> None:
+        names = [process.name for process in stage.parts["worker"]]
+        stage.before.update(dict.fromkeys(names, machine.clock_off(seconds)))
+        _terminate("worker")(stage)
+        time.sleep(_CUT_SECONDS)
+        for name in names:
+            del stage.before[name]
+        _terminate("worker")(stage)
 
     return strike
 
@@ -317,6 +360,21 @@ def _rebuild_replica(stage: Stage) -> None:
     stage.replica.start()
 
 
+def _wait_for_replica(stage: Stage) -> None:
+    """Each commit waits for the replica, which is away."""
+    _set_synchronous(stage, "*")
+    try:
+        with _paused(lambda number: signal_all(stage.replica, number)):
+            time.sleep(stopped_seconds)
+    finally:
+        _set_synchronous(stage, "")
+
+
+def _set_synchronous(stage: Stage, names: str) -> None:
+    ask_as_superuser(stage.primary, f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+    ask_as_superuser(stage.primary, "SELECT pg_reload_conf()")
+
+
 # Nothing, and everything.
 
 
@@ -342,11 +400,15 @@ ROWS = (
     Row("gunicorn worker", "SIGSTOP", _stop_api_worker),
     Row("gunicorn", "slow line to PostgreSQL", _slow(_API)),
     Row("gunicorn", "cut off from PostgreSQL", _cut(_API)),
+    Row("gunicorn", "packets to PostgreSQL lost", _drop(_API), hindrance=machine.no_network),
     Row("RQ worker", "SIGKILL", _kill("worker")),
     Row("RQ worker", "SIGTERM at work", _terminate("worker")),
     Row("RQ worker", "SIGSTOP", _stop("worker")),
     Row("RQ worker", "slow line to PostgreSQL", _slow(_WORK)),
     Row("RQ worker", "cut off from PostgreSQL", _cut(_WORK)),
+    Row("RQ worker", "packets to PostgreSQL lost", _drop(_WORK), hindrance=machine.no_network),
+    Row("RQ worker", "clocks five minutes ahead", _set_clock(300)),
+    Row("RQ worker", "clocks five minutes behind", _set_clock(-300)),
     Row("scheduler", "SIGKILL", _on_schedule(_kill("scheduler"))),
     Row("scheduler", "SIGTERM at work", _on_schedule(_terminate("scheduler"))),
     Row("scheduler", "SIGSTOP, with a second one", _on_schedule(_two_schedulers)),
@@ -362,19 +424,24 @@ ROWS = (
     Row("Redis", "every bell rings twice", ring_twice),
     Row("Redis", "slow", _slow(_REDIS)),
     Row("Redis", "cut off", _cut(_REDIS)),
+    Row("Redis", "packets lost", _drop(_REDIS), hindrance=machine.no_network),
     Row("primary", "SIGKILL", _kill_primary),
     Row("primary", "restart", _restart_primary),
     Row("primary", "SIGSTOP", _stop_primary),
     Row("primary", "slow", _slow(_API, _WORK)),
     Row("primary", "cut off", _cut(_API, _WORK)),
+    Row("primary", "packets lost", _drop(_API, _WORK), hindrance=machine.no_network),
     Row("primary", "answers to COMMIT lost", _lose_commits),
     Row("replica", "SIGKILL", _kill_replica),
     Row("replica", "restart", _terminate_replica),
     Row("replica", "SIGSTOP", _stop_replica),
+    Row("replica", "SIGSTOP, and each commit waits for it", _wait_for_replica),
     Row("replica", "rebuilt", _rebuild_replica),
     Row("replica", "slow", _slow(_REPLICA)),
     Row("replica", "cut off", _cut(_REPLICA)),
     Row("primary and Redis", "cut off", _cut(_API, _WORK, _REDIS)),
     Row("a client", "hangs up in the middle of a body", _hang_up),
     Row("everything", "replaced, one after the other", _roll),
+    Row("primary", "disk full", _fill("primary"), hindrance=machine.no_small_disk, small=True),
+    Row("Redis", "disk full", _fill("redis"), hindrance=machine.no_small_disk, small=True),
 )

@@ -17,6 +17,7 @@ from bank.embedded import Postgres
 from tests.faults.conftest import broken_books
 from tests.faultsuite.line import Line
 from tests.faultsuite.load import Told
+from tests.faultsuite.machine import small_disk
 from tests.processes import ADMIN_PASSWORD, ROOT, Client, Process, free_port, python, query, wait_until
 from tests.replica import Replica
 
@@ -46,6 +47,8 @@ class Stage:
     environ: dict[str, str] = field(default_factory=dict)
     # Held by whoever ends a process on purpose: nobody else starts it again meanwhile.
     supervised: threading.RLock = field(default_factory=threading.RLock)
+    # What Python is told before the arguments of the process of that name, when it is started the next time.
+    before: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _read: dict[str, int] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -117,7 +120,8 @@ class Stage:
     def _process(self, name: str, environ: Mapping[str, str], *arguments: str) -> Process:
         log = self.directory / f"{name}.log"
         where = {"PYTHONPATH": str(self.code), "PYTHONDONTWRITEBYTECODE": "1"}
-        return Process(name, log, lambda: python(arguments, {**self.environ, **environ, **where}, log, cwd=self.code))
+        given = {**self.environ, **environ, **where}
+        return Process(name, log, lambda: python((*self.before.get(name, ()), *arguments), given, log, cwd=self.code))
 
     def run(self, *arguments: str, **environ: str) -> None:
         """Run a command of the bank to its end, past all lines. Fails with what it said when it does."""
@@ -217,9 +221,12 @@ class Stage:
 
 
 @contextmanager
-def stage(directory: Path, code: Path = ROOT, plant: str = "") -> Iterator[Stage]:
-    """A bank that runs, on servers of its own. `plant` is SQL that spoils its database, once it is migrated."""
+def stage(directory: Path, code: Path = ROOT, plant: str = "", *, small: bool = False) -> Iterator[Stage]:
+    """A bank that runs, on servers of its own. `plant` is SQL that spoils its database, once it is migrated; `small` gives PostgreSQL
+    and Redis small disks."""
     with ExitStack() as ends:
+        for part in ("primary", "redis") if small else ():
+            ends.enter_context(small_disk(part, directory / part))
         primary = Postgres(directory / "primary", durable=False)
         primary.start()
         ends.callback(primary.stop)

@@ -573,6 +573,9 @@ QUERIES: dict[str, dict[str, str]] = {
     "/accounts": {"limit": "limit", "cursor": "cursor", "user_id": "id", "currency": "currency", "status": "choice"},
     "/accounts/{account}": {},
     "/accounts/{account}/entries": {"limit": "limit", "cursor": "cursor"},
+    "/accounts/{account}/statement?to=2026-02-01": {"from": "day"},
+    "/accounts/{account}/statement?from=2026-01-01": {"to": "day"},
+    "/accounts/{account}/statement?from=2026-01-01&to=2026-02-01": {"format": "choice"},
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",

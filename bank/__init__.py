@@ -42,6 +42,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.replay.views import blp as replays
     from bank.resilience import cache, deadlines, replicas
     from bank.schedules.views import blp as schedules
+    from bank.statements.views import blp as statements
     from bank.transactions.views import blp as transactions
     from bank.users import service as users_service
     from bank.users.views import blp as users
@@ -89,6 +90,21 @@ def create_app(config: "Config | None" = None) -> "Flask":
     health.init_app(app)
     docs.init_app(app)
     api = Api(app)
-    for blueprint in (auth, users, accounts, transactions, batches, schedules, limits, rules, fx, balances, audit, admin, replays):
+    for blueprint in (
+        auth,
+        users,
+        accounts,
+        statements,
+        transactions,
+        batches,
+        schedules,
+        limits,
+        rules,
+        fx,
+        balances,
+        audit,
+        admin,
+        replays,
+    ):
         api.register_blueprint(blueprint)
     return app

@@ -36,18 +36,18 @@ def init_app(app: Flask, config: Config) -> None:
     app.extensions["streams"] = BoundedSemaphore(max(1, config.web_threads // 4))
 
 
-def negotiate(*offered: str) -> str:
-    """Which media type the request wants: JSON, which every list gives, or one of `offered`.
+def negotiate(*offered: str, otherwise: str = JSON) -> str:
+    """Which media type the request wants: `otherwise`, which who says nothing gets (every list gives JSON), or one of `offered`.
 
     Parameters (`; charset=utf-8`) are not looked at. Raises NotAcceptable when it takes none of them.
     """
     if not request.accept_mimetypes:
-        return JSON
+        return otherwise
     # To werkzeug "text/csv; charset=utf-8" is another type than "text/csv".
     wanted = MIMEAccept([(item.partition(";")[0].strip(), quality) for item, quality in request.accept_mimetypes])
-    found: str | None = wanted.best_match([JSON, *offered])
+    found: str | None = wanted.best_match([otherwise, *offered])
     if found is None:
-        raise NotAcceptable(f"There is {', '.join([JSON, *offered])}.")
+        raise NotAcceptable(f"There is {', '.join([otherwise, *offered])}.")
     return found
 
 

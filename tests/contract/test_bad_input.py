@@ -453,6 +453,7 @@ NOT_THERE = [
     ("alice", "PATCH", "/accounts/{bobs_account}", {"status": "frozen"}),
     ("teller", "PATCH", f"/accounts/{NOBODY}", {"name": "x"}),
     ("alice", "GET", "/accounts/{bobs_account}/entries", None),
+    ("alice", "GET", "/accounts/{bobs_account}/statement?from=2026-01-01&to=2026-02-01", None),
     ("alice", "GET", f"/accounts/{NOBODY}/entries", None),
     *[
         ("alice", "POST", f"/transactions/{kind}", {**party, "amount": "1.00", "currency": "USD"})
@@ -543,6 +544,7 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
     [
         "/accounts/{}",
         "/accounts/{}/entries",
+        "/accounts/{}/statement",
         "/transactions/{}",
         "/transactions/{}/rollback",
         "/transactions/batch/{}",
@@ -571,6 +573,9 @@ QUERIES: dict[str, dict[str, str]] = {
     "/accounts": {"limit": "limit", "cursor": "cursor", "user_id": "id", "currency": "currency", "status": "choice"},
     "/accounts/{account}": {},
     "/accounts/{account}/entries": {"limit": "limit", "cursor": "cursor"},
+    "/accounts/{account}/statement?to=2026-02-01": {"from": "day"},
+    "/accounts/{account}/statement?from=2026-01-01": {"to": "day"},
+    "/accounts/{account}/statement?from=2026-01-01&to=2026-02-01": {"format": "choice"},
     "/transactions/history": {
         "limit": "limit", "cursor": "cursor", "account_id": "id", "user_id": "id", "type": "choice", "status": "choice",
         "currency": "currency", "min_amount": "amount", "max_amount": "amount", "from": "moment", "to": "moment", "reference": "text",

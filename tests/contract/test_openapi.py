@@ -48,7 +48,8 @@ PROMISED = {
     "fx_list_rates", "fx_publish_rate", "fx_ask_quote", "fx_read_position",
     "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
     "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
-    "accounts_list_entries", "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
+    "accounts_list_entries", "statements_get_statement",
+    "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
     "transactions_capture", "transactions_void", "transactions_history",
     "transactions_get_transaction", "balances_current", "balances_historical", "balances_at_time",
     "batches_submit_batch", "batches_get_batch", "admin_read_stats", "replays_start_replay", "replays_get_replay", "replays_list_accounts",
@@ -145,7 +146,8 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
             assert response.data == b""
             return
         schema = answer["content"][response.mimetype]["schema"]
-        assert document.objections(schema, json.loads(response.data)) == [], (method, path)
+        body = json.loads(response.data) if response.mimetype == "application/json" else response.text
+        assert document.objections(schema, body) == [], (method, path)
         for header in answer.get("headers", {}):
             if header not in ("Link", "Idempotent-Replayed", "Preference-Applied"):
                 assert header in response.headers, (method, path, header)
@@ -192,6 +194,8 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
     check(alice.get("/transactions/history"), "GET", f"{api}/transactions/history", 200)
     check(alice.get(f"/transactions/{moved.json['id']}"), "GET", f"{api}/transactions/{{transaction_id}}", 200)
     check(alice.get(f"/accounts/{stage.account}/entries"), "GET", f"{api}/accounts/{{account_id}}/entries", 200)
+    statement = f"/accounts/{stage.account}/statement?from=2026-01-01&to=2200-01-01"
+    check(alice.get(statement), "GET", f"{api}/accounts/{{account_id}}/statement", 200)
     check(alice.get("/balances/current"), "GET", f"{api}/balances/current", 200)
     check(alice.get(f"/balances/historical?account_id={stage.account}"), "GET", f"{api}/balances/historical", 200)
     check(alice.get(f"/balances/at-time?account_id={stage.account}&at=2026-01-31T12:00:00Z"), "GET", f"{api}/balances/at-time", 200)
@@ -282,15 +286,18 @@ def test_every_media_type_of_an_answer_is_documented_with_what_it_looks_like(doc
                 if media_type in ("application/json", "application/problem+json"):
                     continue
                 found += 1
-                response = stage.auditor.request(method, path.removeprefix("/api/v1"), headers={"Accept": media_type})
+                asked = path.removeprefix("/api/v1").replace("{account_id}", stage.account)
+                if path.endswith("/statement"):
+                    asked += "?from=2026-01-01&to=2026-02-01"
+                response = stage.auditor.request(method, asked, headers={"Accept": media_type})
                 assert (response.status_code, response.mimetype) == (int(status), media_type)
                 if media_type == "text/csv":
                     assert response.text.splitlines()[0] == content["example"].splitlines()[0]
-                else:
+                elif media_type == "application/x-ndjson":
                     page = document.resolve(answer["content"]["application/json"]["schema"])
                     for line in (content["example"], response.text.splitlines()[0]):
                         assert document.objections(page["properties"]["data"]["items"], json.loads(line)) == []
-    assert found == 3
+    assert found == 6
 
 
 def test_problems_are_what_the_document_says(document, stage):

@@ -130,6 +130,7 @@ def reads(client: FlaskClient) -> list[str]:
         f"/accounts?user_id={user}&currency=USD&status=active",
         f"/accounts/{hot}",
         f"/accounts/{hot}/entries?limit=20",
+        f"/accounts/{hot}/statement?from=2026-05-05&to=2026-05-10",
         f"/transactions/{transaction}",
         history,
         f"{history}&account_id={hot}",

@@ -1,0 +1,1 @@
+"""Statements of account: what was booked to an account over some days, as CSV, PDF and camt.053."""

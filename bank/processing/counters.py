@@ -19,11 +19,11 @@ PROCESS_NAME = f"{socket.gethostname()}:{os.getpid()}"
 @dataclass(frozen=True, slots=True)
 class BatchDone:
     """One committed batch of a lane: how many were posted and refused, volumes in minor units by
-    currency, failures by code, how old the oldest row was (seconds) and how long the batch took."""
+    currency, failures by type and code, how old the oldest row was (seconds) and how long the batch took."""
 
     lane: int
     posted: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
     volume: Counter[str] = field(default_factory=Counter)
     size: int = 0
     oldest_seconds: float = 0.0
@@ -50,6 +50,17 @@ class FollowersSeen:
     """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it."""
 
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BankSeen:
+    """What the sweeper saw of what nothing else counts: the last event that is sealed and when it was recorded (0 and None while
+    nothing is), how many transactions wait for a review, and the day of the newest provider's rates. Moments are seconds since 1970."""
+
+    sealed_position: int
+    sealed_at: float | None
+    open_reviews: int
+    rates_of: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class CacheAsked:
     result: str
 
 
-Seen = CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
+Seen = BankSeen | CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
 Happening = BatchDone | Accepted | Seen
 
 
@@ -127,7 +138,8 @@ class Counters:
         """Count a batch that was committed."""
         with self._lock:
             self._posted.update(batch.posted)
-            self._failed.update(batch.failed)
+            for (_, code), count in batch.failed.items():
+                self._failed[code] += count
             self._volume.update(batch.volume)
             self._batches += 1
             self._batched += batch.size

@@ -419,7 +419,7 @@ def test_every_alert_watches_metrics_that_there_are_and_leads_to_a_runbook(clien
     assert alerts
     for alert in alerts:
         name = alert.splitlines()[0]
-        metrics = re.findall(r"\bbank_\w+", alert)
+        metrics = [name.removesuffix("_bucket").removesuffix("_count") for name in re.findall(r"\b(?:bank|http_request)_\w+", alert)]
         assert metrics and all(f"# TYPE {metric} " in shown for metric in metrics), name
         assert re.search(r"^ +summary: \S", alert, re.MULTILINE), name
         page, _, heading = re.search(r"^ +runbook_url: (.+)$", alert, re.MULTILINE)[1].partition("#")

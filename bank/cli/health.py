@@ -66,7 +66,7 @@ def _follows() -> str | None:
             connection.cursor() as cursor,
         ):
             cursor.execute(SECONDS_BEHIND)
-            behind = {name: seconds for name, seconds, _ in cursor.fetchall() if seconds > _BEHIND_SECONDS}
+            behind = {name: seconds for name, seconds in cursor.fetchall() if seconds > _BEHIND_SECONDS}
     except psycopg2.Error as error:
         return f"PostgreSQL cannot be asked: {error}"
     return " ".join(f"{name} is {seconds:.0f} s behind." for name, seconds in behind.items()) or None

@@ -7,4 +7,4 @@ SECONDS = """CASE WHEN f.position > (SELECT COALESCE(max(position), 0) FROM even
                           FROM events e WHERE e.position > f.position ORDER BY e.position LIMIT 1), 0) END"""
 
 # Of each follower that has ever run.
-SECONDS_BEHIND = f"SELECT f.name, {SECONDS} AS seconds, f.position FROM followers f"
+SECONDS_BEHIND = f"SELECT f.name, {SECONDS} AS seconds FROM followers f"

@@ -186,13 +186,12 @@ class Lag:
     seconds: float
 
 
-def standing(session: Session) -> dict[str, tuple[float, int]]:
-    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits, and the
-    position it has reached.
+def seconds_behind(session: Session) -> dict[str, float]:
+    """By the name of each follower that has ever run: for how many seconds the first event that it has not taken in waits.
 
-    Infinite seconds for one that stands behind the end of the log.
+    Infinite for one that stands behind the end of the log.
     """
-    return {row.name: (row.seconds, row.position) for row in session.execute(text(SECONDS_BEHIND))}
+    return {row.name: row.seconds for row in session.execute(text(SECONDS_BEHIND))}
 
 
 def lags(session: Session) -> list[Lag]:

@@ -6,7 +6,6 @@ from flask import current_app
 from bank.config import Config
 from bank.fx import service
 from bank.fx.provider import EuropeanCentralBank, RateProvider
-from bank.processing.counters import RatesSeen, counters
 from bank.resilience.cache import cache
 
 log = structlog.get_logger(__name__)
@@ -20,15 +19,10 @@ def refresh_rates() -> int:
     """
     config: Config = current_app.config["BANK"]
     service.forget_quotes()
-    newest = service.newest_day()
-    if newest is not None:
-        # Before the provider is asked: it may be away, and then this is of interest.
-        counters.seen(RatesSeen(newest))
     provider: RateProvider = EuropeanCentralBank(config.fx_url)
-    days = provider.days_after(newest)
+    days = provider.days_after(service.newest_day())
     service.record(provider.name, days)
     if days:
         cache().forget("rates")
-        counters.seen(RatesSeen(days[-1].day))
         log.info("rates_recorded", source=provider.name, days=len(days), newest=days[-1].day.isoformat())
     return len(days)

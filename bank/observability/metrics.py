@@ -1,9 +1,7 @@
 """`/metrics`: what Prometheus scrapes, added up over all processes that share PROMETHEUS_MULTIPROC_DIR."""
 
 import os
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, time
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -11,19 +9,19 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 from sqlalchemy import event
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import Pool, QueuePool
 
 from bank.db import REPLICA, Databases, db, route
 from bank.money import exponent
 from bank.processing.counters import (
     Accepted,
+    BankSeen,
     BatchDone,
     CacheAsked,
     FollowersSeen,
     Happening,
     InvariantsChecked,
     QueueSeen,
-    RatesSeen,
     ReplicaSeen,
     Shed,
     StoodBy,
@@ -34,7 +32,7 @@ from bank.web.limits import limiter
 
 _accepted = Counter("bank_transactions_accepted_total", "Transactions that a client was told 202 for.", ["type"])
 _posted = Counter("bank_transactions_posted_total", "Transactions posted.", ["type"])
-_failed = Counter("bank_transactions_failed_total", "Transactions the ledger refused.", ["code"])
+_failed = Counter("bank_transactions_failed_total", "Transactions the ledger refused.", ["type", "code"])
 _volume = Counter("bank_volume_total", "Money posted, in units of the currency.", ["currency"])
 _batch = Histogram("bank_batch_size_transactions", "Transactions a commit of the drain.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500))
 _batch_seconds = Histogram("bank_batch_duration_seconds", "From claiming a batch to its commit.")
@@ -53,20 +51,18 @@ _stood_by = Counter("bank_transactions_posted_without_redis_total", "Transaction
 _lag = Gauge("bank_replica_lag_seconds", "By how much the replica is behind at most.", multiprocess_mode="livemax")
 _cache = Counter("bank_cache_requests_total", "Values asked of the cache, and how that ended.", ["kind", "result"])
 _reads = Counter("bank_reads_total", "Answers read from the primary or from the replica.", ["database"])
-_followed = Gauge(
-    "bank_follower_position",
-    "The position in the log a follower has reached; of `seal`, the sealed head.",
-    ["follower"],
-    multiprocess_mode="mostrecent",
-)
-_rates = Gauge(
-    "bank_fx_rates_published_timestamp_seconds", "The newest day of a provider's exchange rates.", multiprocess_mode="mostrecent"
-)
-_pool_size = Gauge(
-    "bank_database_pool_connections", "Connections that processes may hold at once.", ["database"], multiprocess_mode="livesum"
-)
-_pool_used = Gauge("bank_database_pool_connections_used", "Connections that are in use.", ["database"], multiprocess_mode="livesum")
 _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sample was taken.", multiprocess_mode="mostrecent")
+_sealed = Gauge("bank_sealed_position", "The last event that is under a seal.", multiprocess_mode="mostrecent")
+_sealed_at = Gauge("bank_sealed_timestamp_seconds", "When that event was recorded.", multiprocess_mode="mostrecent")
+_reviews = Gauge("bank_reviews_open_transactions", "Transactions that wait for an administrator's review.", multiprocess_mode="mostrecent")
+_rates_of = Gauge("bank_fx_rates_day_timestamp_seconds", "The day of the provider's newest rates.", multiprocess_mode="mostrecent")
+_connections = Gauge(
+    "bank_database_connections",
+    "Connections of the processes that live, by whether they are in use.",
+    ["pool", "state"],
+    multiprocess_mode="livesum",
+)
+_most_connections = Gauge("bank_database_connections_max", "How many those processes may open.", ["pool"], multiprocess_mode="livesum")
 
 
 def init_app(app: Flask) -> None:
@@ -82,7 +78,9 @@ def init_app(app: Flask) -> None:
         _breakers.labels(breaker.name).set(0)
         breaker.listen("metrics", _tell_breaker)
     app.after_request(_count_read)
-    _watch_pools(app)
+    with app.app_context():
+        for key, engine in db.engines.items():
+            _watch(key or "writer", engine.pool)
 
 
 def _tell_breaker(part: str, state: str) -> None:
@@ -91,21 +89,36 @@ def _tell_breaker(part: str, state: str) -> None:
         _trips.labels(part).inc()
 
 
+def _watch(name: str, pool: Pool) -> None:
+    """Count a pool's connections as they come, go and are used."""
+    in_use, idle, most = _connections.labels(name, "in_use"), _connections.labels(name, "idle"), _most_connections.labels(name)
+
+    def count(*_: object) -> None:
+        if isinstance(pool, QueuePool):
+            in_use.set(pool.checkedout())
+            idle.set(pool.checkedin())
+            # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
+            most.set(pool.size() + pool._max_overflow)
+
+    for happening in ("checkout", "checkin", "close"):
+        event.listen(pool, happening, count)
+
+
 def _count_read(response: Response) -> Response:
     if request.method == "GET" and "known_position" in g:
         _reads.labels("replica" if route().reads == REPLICA else "primary").inc()
     return response
 
 
-def _see_accepted(accepted: Accepted) -> None:
-    _accepted.labels(accepted.type).inc(accepted.count)
+def _observe(happened: Happening) -> None:
+    _SHOWN[type(happened)](happened)
 
 
-def _see_batch(batch: BatchDone) -> None:
+def _show_batch(batch: BatchDone) -> None:
     for kind, count in batch.posted.items():
         _posted.labels(kind).inc(count)
-    for code, count in batch.failed.items():
-        _failed.labels(code).inc(count)
+    for (kind, code), count in batch.failed.items():
+        _failed.labels(kind, code).inc(count)
     for currency, minor in batch.volume.items():
         # Prometheus knows floats only; this is for graphs and no money is ever decided by it.
         _volume.labels(currency).inc(minor / 10 ** exponent(currency))
@@ -113,57 +126,43 @@ def _see_batch(batch: BatchDone) -> None:
     _batch_seconds.observe(batch.took_seconds)
 
 
-def _see_queue(seen: QueueSeen) -> None:
+def _show_queue(seen: QueueSeen) -> None:
     for lane, (pending, seconds) in seen.lanes.items():
         _depth.labels(str(lane)).set(pending)
         _age.labels(str(lane)).set(seconds)
 
 
-def _see_followers(seen: FollowersSeen) -> None:
-    for follower, (seconds, position) in seen.followers.items():
+def _show_followers(seen: FollowersSeen) -> None:
+    for follower, seconds in seen.seconds.items():
         _behind.labels(follower).set(seconds)
-        _followed.labels(follower).set(position)
 
 
-def _see_checked(checked: InvariantsChecked) -> None:
+def _show_bank(seen: BankSeen) -> None:
+    _sealed.set(seen.sealed_position)
+    _reviews.set(seen.open_reviews)
+    # What has never been is not shown, and is no moment in 1970.
+    if seen.sealed_at is not None:
+        _sealed_at.set(seen.sealed_at)
+    if seen.rates_of is not None:
+        _rates_of.set(seen.rates_of)
+
+
+def _show_invariants(checked: InvariantsChecked) -> None:
     for check, count in checked.violations.items():
         _violations.labels(check).set(count)
     _checked.set_to_current_time()
 
 
-def _see_rates(seen: RatesSeen) -> None:
-    _rates.set(datetime.combine(seen.newest, time.min, UTC).timestamp())
-
-
-_OBSERVERS: Mapping[type[Happening], Callable[[Any], None]] = {
-    Accepted: _see_accepted,
-    BatchDone: _see_batch,
-    QueueSeen: _see_queue,
-    FollowersSeen: _see_followers,
-    InvariantsChecked: _see_checked,
-    RatesSeen: _see_rates,
+# What becomes of each thing that can happen. The keys are what `Happening` may be, and a test compares the two.
+_SHOWN: dict[type, Callable[[Any], None]] = {
+    BatchDone: _show_batch,
+    Accepted: lambda accepted: _accepted.labels(accepted.type).inc(accepted.count),
+    QueueSeen: _show_queue,
+    FollowersSeen: _show_followers,
+    BankSeen: _show_bank,
+    InvariantsChecked: _show_invariants,
     Shed: lambda shed: _shed.labels(str(shed.lane)).inc(),
-    StoodBy: lambda stood: _stood_by.inc(stood.count),
-    CacheAsked: lambda asked: _cache.labels(asked.kind, asked.result).inc(),
+    StoodBy: lambda stood_by: _stood_by.inc(stood_by.count),
     ReplicaSeen: lambda seen: _lag.set(seen.seconds),
+    CacheAsked: lambda asked: _cache.labels(asked.kind, asked.result).inc(),
 }
-
-
-def _observe(happened: Happening) -> None:
-    _OBSERVERS[type(happened)](happened)
-
-
-def _watch_pools(app: Flask) -> None:
-    """Count the connections that are out of the pools. A pool has one for each thread, and no more."""
-    with app.app_context():
-        for name, engine in db.engines.items():
-            database = "replica" if name == REPLICA else "primary"
-            pool = engine.pool
-            if isinstance(pool, QueuePool):
-                _pool_size.labels(database).inc(pool.size())
-            event.listen(engine, "checkout", partial(_move, _pool_used.labels(database), 1))
-            event.listen(engine, "checkin", partial(_move, _pool_used.labels(database), -1))
-
-
-def _move(gauge: Gauge, by: int, *_: Any) -> None:
-    gauge.inc(by)

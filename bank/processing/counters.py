@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
 from threading import RLock
 from typing import Any
 
@@ -20,11 +19,11 @@ PROCESS_NAME = f"{socket.gethostname()}:{os.getpid()}"
 @dataclass(frozen=True, slots=True)
 class BatchDone:
     """One committed batch of a lane: how many were posted and refused, volumes in minor units by
-    currency, failures by code, how old the oldest row was (seconds) and how long the batch took."""
+    currency, failures by type and code, how old the oldest row was (seconds) and how long the batch took."""
 
     lane: int
     posted: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
     volume: Counter[str] = field(default_factory=Counter)
     size: int = 0
     oldest_seconds: float = 0.0
@@ -48,10 +47,20 @@ class QueueSeen:
 
 @dataclass(frozen=True, slots=True)
 class FollowersSeen:
-    """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it, and which
-    position it has reached."""
+    """What the sweeper saw of the followers of the log: by name for how many seconds the first event waits for it."""
 
-    followers: dict[str, tuple[float, int]]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BankSeen:
+    """What the sweeper saw of what nothing else counts: the last event that is sealed and when it was recorded (0 and None while
+    nothing is), how many transactions wait for a review, and the day of the newest provider's rates. Moments are seconds since 1970."""
+
+    sealed_position: int
+    sealed_at: float | None
+    open_reviews: int
+    rates_of: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +68,6 @@ class InvariantsChecked:
     """What the sample of the books showed: by the name of each check how many violate it."""
 
     violations: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class RatesSeen:
-    """The newest day for which a provider's exchange rates are here."""
-
-    newest: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class CacheAsked:
     result: str
 
 
-Seen = CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | RatesSeen | Shed | StoodBy | ReplicaSeen
+Seen = BankSeen | CacheAsked | QueueSeen | FollowersSeen | InvariantsChecked | Shed | StoodBy | ReplicaSeen
 Happening = BatchDone | Accepted | Seen
 
 
@@ -136,7 +138,8 @@ class Counters:
         """Count a batch that was committed."""
         with self._lock:
             self._posted.update(batch.posted)
-            self._failed.update(batch.failed)
+            for (_, code), count in batch.failed.items():
+                self._failed[code] += count
             self._volume.update(batch.volume)
             self._batches += 1
             self._batched += batch.size

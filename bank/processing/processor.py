@@ -258,14 +258,14 @@ def _counted(lane: int, written: _Written | None) -> int | None:
 
 def _count(lane: int, written: _Written) -> None:
     posted: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
+    failed: Counter[tuple[str, str]] = Counter()
     volume: Counter[str] = Counter()
     for row, outcome in zip(written.pending, written.outcomes, strict=True):
         if isinstance(outcome, Posting):
             posted[row.type] += 1
             volume[outcome.command.currency] += outcome.command.amount
         elif isinstance(outcome, Refusal):
-            failed[outcome.code.value] += 1
+            failed[row.type, outcome.code.value] += 1
     counters.batch_done(
         BatchDone(
             lane=lane,

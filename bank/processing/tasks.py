@@ -2,13 +2,14 @@
 
 import structlog
 from flask import current_app
+from sqlalchemy import text
 
 from bank.config import Config
 from bank.db import reader
-from bank.followers.runner import standing
+from bank.followers.runner import seconds_behind
 from bank.ledger import store
 from bank.ledger.system import every_lane
-from bank.processing.counters import FollowersSeen, QueueSeen, counters
+from bank.processing.counters import BankSeen, FollowersSeen, QueueSeen, counters
 from bank.processing.processor import Processor
 from bank.processing.queue import bells
 
@@ -17,6 +18,15 @@ log = structlog.get_logger(__name__)
 # A row that is still pending after this long was not heard: its bell was lost with Redis or a worker. The mark of
 # a lost bell ends by itself, and the next sweep after that puts a new one into the queue.
 _UNHEARD_SECONDS = 3.0
+
+# Each part is one look into an index.
+_BANK = text("""
+    SELECT COALESCE(b.last, 0) AS sealed_position,
+           (SELECT EXTRACT(epoch FROM e.recorded_at)::float8 FROM events e WHERE e.position = b.last) AS sealed_at,
+           (SELECT count(*) FROM transactions WHERE review = 'open') AS open_reviews,
+           (SELECT EXTRACT(epoch FROM max(day))::float8 FROM fx_rates WHERE revision = 0) AS rates_of
+      FROM (SELECT max(last) AS last FROM blocks) b
+""")
 
 
 def drain(lane: int) -> int:
@@ -38,5 +48,6 @@ def sweep() -> list[int]:
         log.warning("lanes_swept", lanes=lanes)
     # Last: whatever is wrong with it must not keep lanes from being rung for.
     with reader() as session:
-        counters.seen(FollowersSeen(standing(session)))
+        counters.seen(FollowersSeen(seconds_behind(session)))
+        counters.seen(BankSeen(**session.execute(_BANK).one()._mapping))
     return lanes

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from bank.cli.followers import command
 from bank.db import reader, unit_of_work
-from bank.followers.runner import Gather, Inside, Outside, Runner, lags, register, standing, step
+from bank.followers.runner import Gather, Inside, Outside, Runner, lags, register, seconds_behind, step
 from bank.processing.tasks import sweep
 from bank.web.context import new_id
 from tests.conftest import open_transaction
@@ -231,7 +231,7 @@ def test_one_that_was_put_behind_the_end_of_the_log_is_infinitely_late(notes: No
     with unit_of_work() as session:
         session.execute(text("UPDATE followers SET position = position + 1000000 WHERE name = :name"), {"name": notes.name})
     with reader() as session:
-        assert standing(session)[notes.name][0] == math.inf
+        assert seconds_behind(session)[notes.name] == math.inf
 
 
 def test_as_many_events_as_are_enough_wait_for_nothing(notes: Notes) -> None:

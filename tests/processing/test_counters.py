@@ -36,7 +36,9 @@ def test_a_listener_may_read_the_numbers_while_it_is_told() -> None:
 
 def test_processes_add_up() -> None:
     one, two = Counters(), Counters()
-    one.batch_done(BatchDone(lane=0, posted=Counter(credit=3), failed=Counter(account_frozen=1), volume=Counter(USD=100), size=4))
+    one.batch_done(
+        BatchDone(lane=0, posted=Counter(credit=3), failed=Counter({("credit", "account_frozen"): 1}), volume=Counter(USD=100), size=4)
+    )
     two.batch_done(BatchDone(lane=1, posted=Counter(credit=1), volume=Counter(USD=50, EUR=7), size=1))
     total = add_up([one.snapshot(), two.snapshot()])
     assert total["posted"] == {"credit": 4}

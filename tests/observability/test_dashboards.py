@@ -1,0 +1,28 @@
+"""Every expression of a dashboard has something to show for a bank that runs."""
+
+import json
+
+import pytest
+
+from tests.observability.conftest import Prometheus, needs_prometheus
+from tests.processes import ROOT, wait_until
+
+PANELS = {
+    (path.stem, panel["title"]): panel["targets"][0]["expr"]
+    for path in sorted((ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"))
+    for panel in json.loads(path.read_text())["panels"]
+}
+
+# What only a bank with a replica, or with a Redis that was lost, has: that the metric is shown is another test's.
+ELSEWHERE: set[tuple[str, str]] = set()
+
+
+def test_there_is_a_dashboard_for_each_part() -> None:
+    assert {name for name, _ in PANELS} == {"service", "ledger", "queue", "database"}
+
+
+@needs_prometheus
+@pytest.mark.parametrize("panel", sorted(set(PANELS) - ELSEWHERE), ids=str)
+def test_a_panel_shows_something(prometheus: Prometheus, panel: tuple[str, str]) -> None:
+    # The invariants are checked once a minute.
+    wait_until(lambda: prometheus.ask(PANELS[panel]), f"{panel} is not empty", 75)

@@ -1,14 +1,18 @@
 """A statement as ISO 20022 camt.053.001.08 (BankToCustomerStatementV08). docs/statements.md says what stands where."""
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4, uuid5
-from xml.etree import ElementTree as ET
 
 from bank.errors import Unprocessable
 from bank.money import format_amount
 from bank.statements.service import Line, Statement
-from bank.web.fields import timestamp
+
+if TYPE_CHECKING:
+    from pyiso20022.camt import camt_053_001_08 as camt
+    from xsdata.models.datatype import XmlDateTime
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
 
@@ -19,39 +23,37 @@ _MOST_DIGITS, _REFERENCE, _REMITTANCE = 18, 35, 140
 
 def camt053_of(made: Statement) -> bytes:
     """The document. Raises Unprocessable for a balance of more digits than ISO 20022 has."""
-    document = ET.Element("Document", xmlns=NAMESPACE)
-    message = _put(document, "BkToCstmrStmt")
-    made_at = timestamp(made.made_at) or ""
-    header = _put(message, "GrpHdr")
-    _put(header, "MsgId", uuid4().hex)
-    _put(header, "CreDtTm", made_at)
-    stmt = _put(message, "Stmt")
-    # The same days of the same account have the same name: who gets them twice can tell.
-    _put(stmt, "Id", uuid5(UUID(made.account.account_id), f"{made.since}/{made.until}").hex)
-    _put(stmt, "CreDtTm", made_at)
-    period = _put(stmt, "FrToDt")
-    _put(period, "FrDtTm", _midnight(made.since))
-    _put(period, "ToDtTm", _midnight(made.until))
-    account = _put(stmt, "Acct")
-    _account_id(account, made.account.account_id)
-    _put(account, "Ccy", made.account.currency)
-    for code, balance, day in (("OPBD", made.opening, made.since), ("CLBD", made.closing, made.until - timedelta(days=1))):
-        _balance(stmt, code, balance, day, made.account.currency)
-    for line in made.lines:
-        _entry(stmt, line, made.account.currency)
-    return bytes(ET.tostring(document, encoding="UTF-8", xml_declaration=True))
+    # Here and not above: the types take a fifth of a second and four megabytes, and most processes never make a statement.
+    from pyiso20022.camt import camt_053_001_08 as camt
+    from xsdata.formats.dataclass.serializers import XmlSerializer
+    from xsdata.models.datatype import XmlDateTime
+
+    made_at = XmlDateTime.from_datetime(made.made_at)
+    build = _Builder(made.account.currency)
+    balances = ("OPBD", made.opening, made.since), ("CLBD", made.closing, made.until - timedelta(days=1))
+    document = camt.Document(
+        bk_to_cstmr_stmt=camt.BankToCustomerStatementV08(
+            grp_hdr=camt.GroupHeader81(msg_id=uuid4().hex, cre_dt_tm=made_at),
+            stmt=[
+                camt.AccountStatement9(
+                    # The same days of the same account have the same name: who gets them twice can tell.
+                    id=uuid5(UUID(made.account.account_id), f"{made.since}/{made.until}").hex,
+                    cre_dt_tm=made_at,
+                    fr_to_dt=camt.DateTimePeriod1(fr_dt_tm=_midnight(made.since), to_dt_tm=_midnight(made.until)),
+                    acct=camt.CashAccount39(id=build.account(made.account.account_id), ccy=made.account.currency),
+                    bal=[build.balance(*balance) for balance in balances],
+                    ntry=[build.entry(line) for line in made.lines],
+                )
+            ],
+        )
+    )
+    return XmlSerializer().render(document, ns_map={None: NAMESPACE}).encode()
 
 
-def _put(parent: ET.Element, *path: str) -> ET.Element:
-    """A new child of this name; a second string is its text."""
-    child = ET.SubElement(parent, path[0])
-    if len(path) > 1:
-        child.text = path[1]
-    return child
+def _midnight(day: date) -> "XmlDateTime":
+    from xsdata.models.datatype import XmlDateTime
 
-
-def _midnight(day: date) -> str:
-    return timestamp(datetime.fromisoformat(f"{day}T00:00:00+00:00")) or ""
+    return XmlDateTime.from_datetime(datetime.combine(day, time.min, UTC))
 
 
 def _hex(identifier: str) -> str:
@@ -59,50 +61,69 @@ def _hex(identifier: str) -> str:
     return identifier.replace("-", "")
 
 
-def _account_id(parent: ET.Element, account_id: str) -> None:
-    _put(_put(_put(parent, "Id"), "Othr"), "Id", _hex(account_id))
+class _Builder:
+    """Makes the parts of one account's statement."""
 
+    def __init__(self, currency: str) -> None:
+        from pyiso20022.camt import camt_053_001_08 as types
 
-def _money(parent: ET.Element, minor: int, currency: str) -> None:
-    if len(str(abs(minor))) > _MOST_DIGITS:
-        raise Unprocessable.at("/format", "A balance is past what ISO 20022 can write; take another format.")
-    _put(parent, "Amt", format_amount(abs(minor), currency)).set("Ccy", currency)
-    _put(parent, "CdtDbtInd", "DBIT" if minor < 0 else "CRDT")
+        self._camt = types
+        self._currency = currency
 
+    def account(self, account_id: str) -> "camt.AccountIdentification4Choice":
+        return self._camt.AccountIdentification4Choice(othr=self._camt.GenericAccountIdentification1(id=_hex(account_id)))
 
-def _balance(stmt: ET.Element, code: str, minor: int, day: date, currency: str) -> None:
-    balance = _put(stmt, "Bal")
-    _put(_put(_put(balance, "Tp"), "CdOrPrtry"), "Cd", code)
-    _money(balance, minor, currency)
-    _put(_put(balance, "Dt"), "Dt", str(day))
+    def _money(self, minor: int) -> "tuple[camt.ActiveOrHistoricCurrencyAndAmount, camt.CreditDebitCode]":
+        if len(str(abs(minor))) > _MOST_DIGITS:
+            raise Unprocessable.at("/format", "A balance is past what ISO 20022 can write; take another format.")
+        code = self._camt.CreditDebitCode
+        amount = Decimal(format_amount(abs(minor), self._currency))
+        return self._camt.ActiveOrHistoricCurrencyAndAmount(value=amount, ccy=self._currency), code.DBIT if minor < 0 else code.CRDT
 
+    def _day(self, day: date) -> "camt.DateAndDateTime2Choice":
+        from xsdata.models.datatype import XmlDate
 
-def _entry(stmt: ET.Element, line: Line, currency: str) -> None:
-    entry = _put(stmt, "Ntry")
-    _put(entry, "NtryRef", str(line.version))
-    _money(entry, line.amount, currency)
-    if line.reverses_id:
-        _put(entry, "RvslInd", "true")
-    _put(_put(entry, "Sts"), "Cd", "BOOK")
-    _put(_put(entry, "BookgDt"), "Dt", str(line.booked_on))
-    _put(_put(entry, "ValDt"), "Dt", str(line.value_on))
-    _put(entry, "AcctSvcrRef", _hex(line.transaction_id))
-    _put(_put(_put(entry, "BkTxCd"), "Prtry"), "Cd", line.type)
-    details = _put(_put(entry, "NtryDtls"), "TxDtls")
-    references = _put(details, "Refs")
-    _put(references, "AcctSvcrRef", _hex(line.transaction_id))
-    if line.reference and len(line.reference) <= _REFERENCE:
-        _put(references, "EndToEndId", line.reference)
-    _money(details, line.amount, currency)
-    if line.counterparty_id:
-        _account_id(_put(_put(details, "RltdPties"), "DbtrAcct" if line.amount > 0 else "CdtrAcct"), line.counterparty_id)
-    told = list(_remittance(line))
-    if told:
-        remittance = _put(details, "RmtInf")
-        for each in told:
-            _put(remittance, "Ustrd", each)
-    if line.reverses_id:
-        _put(details, "AddtlTxInf", f"Reverses {_hex(line.reverses_id)}")
+        return self._camt.DateAndDateTime2Choice(dt=XmlDate.from_date(day))
+
+    def balance(self, code: str, minor: int, day: date) -> "camt.CashBalance8":
+        amount, side = self._money(minor)
+        kind = self._camt.BalanceType13(cd_or_prtry=self._camt.BalanceType10Choice(cd=code))
+        return self._camt.CashBalance8(tp=kind, amt=amount, cdt_dbt_ind=side, dt=self._day(day))
+
+    def entry(self, line: Line) -> "camt.ReportEntry10":
+        amount, side = self._money(line.amount)
+        kind = self._camt.ProprietaryBankTransactionCodeStructure1(cd=line.type)
+        return self._camt.ReportEntry10(
+            ntry_ref=str(line.version),
+            amt=amount,
+            cdt_dbt_ind=side,
+            rvsl_ind=True if line.reverses_id else None,
+            sts=self._camt.EntryStatus1Choice(cd="BOOK"),
+            bookg_dt=self._day(line.booked_on),
+            val_dt=self._day(line.value_on),
+            acct_svcr_ref=_hex(line.transaction_id),
+            bk_tx_cd=self._camt.BankTransactionCodeStructure4(prtry=kind),
+            ntry_dtls=[self._camt.EntryDetails9(tx_dtls=[self._details(line)])],
+        )
+
+    def _details(self, line: Line) -> "camt.EntryTransaction10":
+        amount, side = self._money(line.amount)
+        fits = line.reference and len(line.reference) <= _REFERENCE
+        told = list(_remittance(line))
+        return self._camt.EntryTransaction10(
+            refs=self._camt.TransactionReferences6(acct_svcr_ref=_hex(line.transaction_id), end_to_end_id=line.reference if fits else None),
+            amt=amount,
+            cdt_dbt_ind=side,
+            rltd_pties=self._parties(line),
+            rmt_inf=self._camt.RemittanceInformation16(ustrd=told) if told else None,
+            addtl_tx_inf=f"Reverses {_hex(line.reverses_id)}" if line.reverses_id else None,
+        )
+
+    def _parties(self, line: Line) -> "camt.TransactionParties6 | None":
+        if not line.counterparty_id:
+            return None
+        other = self._camt.CashAccount38(id=self.account(line.counterparty_id))
+        return self._camt.TransactionParties6(dbtr_acct=other) if line.amount > 0 else self._camt.TransactionParties6(cdtr_acct=other)
 
 
 def _remittance(line: Line) -> Iterator[str]:

@@ -1,37 +1,15 @@
-"""A camt.053 document, held against the types that pyiso20022 has for it.
-
-pyiso20022 needs `xsdata` and does not say so; where it is missing, three names of it stand in for what the types are made with. Then
-the document is read by the types' own fields: names, order, what is required, how long a text may be, how many digits a number.
-"""
+"""A camt.053 document, held against what the types of pyiso20022 say of it and xsdata does not look at when it reads one: order, what is
+required, how long a text may be, how many digits a number has."""
 
 import re
-import sys
-import types
 import typing
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 from xml.etree import ElementTree as ET
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
-
-
-def document_type() -> Any:
-    """The type of a whole document."""
-    if find_spec("xsdata") is not None:
-        return import_module("pyiso20022.camt.camt_053_001_08").Document
-    stand_ins = {name: types.ModuleType(name) for name in ("xsdata", "xsdata.models", "xsdata.models.datatype")}
-    for name in ("XmlDate", "XmlDateTime", "XmlPeriod"):
-        setattr(stand_ins["xsdata.models.datatype"], name, type(name, (str,), {}))
-    sys.modules.update(stand_ins)
-    try:
-        return import_module("pyiso20022.camt.camt_053_001_08").Document
-    finally:
-        for name in stand_ins:
-            del sys.modules[name]
 
 
 def objections(element: ET.Element, kind: Any, path: str = "Document") -> list[str]:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from bank import create_app
 from bank.audit import outcomes
-from bank.cli.cache import AT_START, fill
+from bank.cli.cache import AT_START, fill, most_active
 from bank.config import Config, ConfigError
 from bank.errors import Unavailable
 from bank.followers.runner import Follower, Gather, Inside, Runner
@@ -55,7 +55,9 @@ def command() -> None:
 
 def _warm(app: Flask) -> None:
     try:
-        log.info("cache_warmed", accounts=fill(app.extensions["cache"], AT_START, lambda *_: None))
+        accounts = most_active(AT_START)
+        fill(app.extensions["cache"], accounts, lambda *_: None)
+        log.info("cache_warmed", accounts=len(accounts))
     except (Unavailable, RedisError) as error:
         # It fills by being read.
         log.warning("cache_not_warmed", error=str(error))

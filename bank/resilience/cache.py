@@ -29,7 +29,7 @@ from bank.processing.queue import bells, redis
 
 log = structlog.get_logger(__name__)
 
-# The follower of the log says so often that it is at its end, and is believed for so long.
+# The follower of the log says by it, again and again, that it is at its end, and in which timeline that is; it is believed for seconds.
 FRESH_KEY = "bank:cache:fresh"
 
 # A value that nobody keeps up ends by itself; up to a fifth sooner, so that not all end at once.
@@ -42,6 +42,9 @@ _LEASE_SECONDS, _WAIT_SECONDS, _LOOK_SECONDS = 2.0, 0.3, 0.02
 _SHAPES = b"bank cache 1"
 
 _TAG_BYTES = 16
+
+# Of what is kept, in the order they are read in.
+_FIELDS = ("timeline", "as_of", "value")
 
 # KEYS: the value and its lease. ARGV: as of which position, the value, when it ends (ms), the lease that whoever fills it took
 # before he read (a follower has none), and the timeline of the position. The lease is gone when something has happened to the value
@@ -65,8 +68,8 @@ return 1
 # Nothing of a primary that has become a standby.
 FLUSHED = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') END"
 
-# The first eight digits of a segment's name are its timeline, in hexadecimal (PostgreSQL, 9.28.3).
-_AS_OF = """
+# The first eight digits of a segment's name are its timeline, in hexadecimal (PostgreSQL 18, 9.28.3).
+AS_OF = """
     SELECT ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,
            pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')
      WHERE NOT pg_is_in_recovery()
@@ -112,17 +115,22 @@ class Cache:
         """`hit` and the value, `miss`, `passed` where it must not be used now, or `error`."""
         try:
             with bells.breaker(), redis().pipeline(transaction=False) as pipeline:
-                pipeline.hmget(_name(kind, key), "as_of", "value")
-                pipeline.exists(FRESH_KEY)
+                pipeline.hmget(_name(kind, key), *_FIELDS)
+                pipeline.get(FRESH_KEY)
                 pipeline.exists(_wrote(g.principal.id))
-                # Where somebody else has put another thing in a value's place, Redis is well.
                 kept, fresh, wrote = pipeline.execute(raise_on_error=False)
-            if not isinstance(kept, list):
-                raise ValueError("Not what we keep.")
-            as_of, value = kept
-            if wrote or not fresh or (as_of is not None and _is_behind(int(as_of))):
+                for error in (kept, fresh, wrote):
+                    # Where somebody else has put another thing in a value's place, Redis is well.
+                    if isinstance(error, RedisError) and not str(error).startswith("WRONGTYPE"):
+                        raise error
+            found = self._unsealed(kind, key, kept)
+            if wrote or not fresh:
                 return "passed", None
-            return ("miss", None) if value is None else ("hit", self._unsealed(kind, key, value))
+            if found is None:
+                return "miss", None
+            as_of, value = found
+            # What a primary said that was replaced, its successor may never have heard of.
+            return ("passed", None) if as_of.timeline != int(fresh) or _is_behind(as_of.position) else ("hit", value)
         except (RedisError, Unavailable, ValueError):
             return "error", None
 
@@ -137,7 +145,8 @@ class Cache:
             if others is None:
                 mine = self._loading[name] = Future[Any]()
         if others is not None:
-            return others.result()
+            # They may have begun before what the caller has been told of.
+            return self._load(kind, key) if _is_told() else others.result()
         try:
             value = self._load_for_all(kind, key)
             mine.set_result(value)
@@ -152,18 +161,19 @@ class Cache:
     def _load_for_all(self, kind: str, key: str) -> Any:
         """Load it for all processes, or wait a little for the one that does."""
         try:
-            found = self._fill_kept(kind, [key])
-            if key in found:
-                return found[key]
+            filled = self._fill_kept(kind, [key])
+            if key in filled:
+                return filled[key]
             until = time.monotonic() + _WAIT_SECONDS
             while time.monotonic() < until and not self._pause.wait(_LOOK_SECONDS):
                 with bells.breaker(), redis().pipeline(transaction=False) as pipeline:
-                    pipeline.hget(_name(kind, key), "value")
+                    pipeline.hmget(_name(kind, key), *_FIELDS)
                     pipeline.exists(_lease(kind, key))
-                    value, loads = pipeline.execute()
-                if value is not None:
-                    return self._unsealed(kind, key, value)
-                if not loads:
+                    kept, loads = pipeline.execute()
+                found = self._unsealed(kind, key, kept)
+                if found is not None and not _is_behind(found[0].position):
+                    return found[1]
+                if found is not None or not loads:
                     break
         except (RedisError, ValueError):
             pass
@@ -206,31 +216,38 @@ class Cache:
         """As of which position (None: not to be kept), until when (monotonic seconds), and the values."""
         # Both before they are read: what was read long ago when it is kept must not stay for longer than the mark of who wrote meanwhile.
         ends = time.monotonic() + _SECONDS
-        rows = fetch(_AS_OF, {}, READER)
+        rows = fetch(AS_OF, {}, READER)
         return AsOf(rows[0][0], int(rows[0][1])) if rows else None, ends, self._loads[kind](keys, READER)
 
     def _put(self, kind: str, values: Mapping[str, Any], as_of: AsOf | None, ends: float, lease: str) -> None:
-        timeline, position = (as_of.timeline, as_of.position) if as_of else (0, 0)
+        at = as_of or AsOf(0, 0)
         with redis().pipeline(transaction=False) as pipeline:
             for key, value in values.items():
                 left = int((ends - time.monotonic()) * 1000 * (1 - random.random() * _SPREAD))  # noqa: S311 - no secret
-                kept = b"" if value is None or as_of is None or left <= 0 else self.sealed(kind, key, value)
-                pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), position, kept, left, lease, timeline)
+                kept = b"" if value is None or as_of is None or left <= 0 else self.sealed(kind, key, at, value)
+                pipeline.eval(_PUT, 2, _name(kind, key), _lease(kind, key), at.position, kept, left, lease, at.timeline)
             pipeline.execute()
 
-    def sealed(self, kind: str, key: str, value: Any) -> bytes:
-        """The value as it is kept: behind a tag by which the bank knows its own, of that kind and key, and in the form it has now."""
+    def sealed(self, kind: str, key: str, as_of: AsOf, value: Any) -> bytes:
+        """The value as it is kept: behind a tag by which the bank knows its own, of that kind, key and moment, in the form it has now."""
         text = orjson.dumps(value)
-        return self._tag(kind, key, text) + text
+        return self._tag(kind, key, as_of, text) + text
 
-    def _unsealed(self, kind: str, key: str, kept: bytes) -> Any:
-        text = kept[_TAG_BYTES:]
-        if not hmac.compare_digest(kept[:_TAG_BYTES], self._tag(kind, key, text)):
+    def _unsealed(self, kind: str, key: str, kept: Any) -> tuple[AsOf, Any] | None:
+        """What the fields hold, and as of when; None where they are empty. Raises ValueError for what the bank has not put there."""
+        if not isinstance(kept, list):
             raise ValueError("Not what we keep.")
-        return orjson.loads(text)
+        if kept == [None] * len(_FIELDS):
+            return None
+        timeline, position, sealed = (part or b"" for part in kept)
+        as_of, text = AsOf(int(timeline), int(position)), sealed[_TAG_BYTES:]
+        if not hmac.compare_digest(sealed[:_TAG_BYTES], self._tag(kind, key, as_of, text)):
+            raise ValueError("Not what we keep.")
+        return as_of, orjson.loads(text)
 
-    def _tag(self, kind: str, key: str, text: bytes) -> bytes:
-        return hmac.digest(self._key, _name(kind, key).encode() + text, "sha256")[:_TAG_BYTES]
+    def _tag(self, kind: str, key: str, as_of: AsOf, text: bytes) -> bytes:
+        head = f"{_name(kind, key)} {as_of.timeline} {as_of.position} ".encode()
+        return hmac.digest(self._key, head + text, "sha256")[:_TAG_BYTES]
 
     def kept(self, kind: str, keys: Sequence[str]) -> list[str]:
         """Those of the keys that are in Redis. Raises RedisError."""
@@ -256,13 +273,16 @@ def _lease(kind: str, key: str) -> str:
     return f"{_name(kind, key)}:loads"
 
 
-def _is_behind(as_of: int) -> bool:
-    """Whether the caller has been told of something newer, or may have been. Positions are told where there is a replica."""
-    if "replicas" not in current_app.extensions:
-        return False
+def _is_told() -> bool:
+    """Whether the caller has been told of a position, or may have been. They are told where there is a replica."""
+    return "replicas" in current_app.extensions and g.get("known_position") != 0
+
+
+def _is_behind(position: int) -> bool:
+    """Whether the caller has been told of something newer, or may have been."""
     known = g.get("known_position")
     # Equal is not enough: what was flushed by then may not have been seen yet.
-    return known is None or as_of <= known
+    return _is_told() and (known is None or position <= known)
 
 
 def _wrote(user_id: str) -> str:

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from bank.db import READER, fetch
 from bank.followers.runner import Outside
 from bank.processing.queue import redis
-from bank.resilience.cache import FRESH_KEY, Cache
+from bank.resilience.cache import AS_OF, FRESH_KEY, Cache
 
 NAME = "cache"
 
@@ -47,14 +47,12 @@ class Refresher:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._reached: int | None = None
         self.follower = Outside(NAME, self.take)
 
     def take(self, after: int, last: int) -> int:
         """Keep up with the events behind `after`, up to `last` at most; the position that was reached. Raises RedisError."""
         reached = min(after + _PART, last)
         if self._is_long_ago(reached):
-            self._reached = reached
             return reached
         concerned: dict[str, list[str]] = {"account": [], "user": []}
         for kind, key in fetch(_CONCERNED, {"after": after, "reached": reached}, READER):
@@ -62,7 +60,6 @@ class Refresher:
         for kind, keys in (("account", concerned["account"]), ("balance", concerned["account"]), ("user", concerned["user"])):
             if keys:
                 self._cache.renew(kind, keys)
-        self._reached = reached
         return reached
 
     def _is_long_ago(self, reached: int) -> bool:
@@ -72,12 +69,13 @@ class Refresher:
 
     def tell(self, last: int) -> None:
         """Say that all is in the cache that has happened up to now, where that is so. Raises Unavailable."""
-        if self._reached is None:
-            [row] = fetch("SELECT position FROM followers WHERE name = %(name)s", {"name": NAME}, READER) or [(None,)]
-            self._reached = row[0]
-        if self._reached is not None and self._reached >= last:
-            [(late,)] = fetch(_LATE, {"last": last, "seconds": _UNSETTLED_SECONDS}, READER)
-            if not late:
-                # Where Redis does not take it, nobody believes what it holds; what else is made from the log goes on.
-                with suppress(RedisError):
-                    redis().set(FRESH_KEY, 1, px=int(FRESH_SECONDS * 1000))
+        # Each time: after a failover or a restore, what was reached before may lie behind the end of the log.
+        [(reached,)] = fetch("SELECT position FROM followers WHERE name = %(name)s", {"name": NAME}, READER) or [(None,)]
+        primary = fetch(AS_OF, {}, READER)
+        if reached is None or reached != last or not primary:
+            return
+        [(late,)] = fetch(_LATE, {"last": last, "seconds": _UNSETTLED_SECONDS}, READER)
+        if not late:
+            # Where Redis does not take it, nobody believes what it holds; what else is made from the log goes on.
+            with suppress(RedisError):
+                redis().set(FRESH_KEY, primary[0][0], px=int(FRESH_SECONDS * 1000))

@@ -28,6 +28,7 @@ from bank.processing.queue import bells, redis
 from bank.resilience import cache as module
 from bank.resilience import refresher as refreshing
 from bank.resilience.breaker import Breaker
+from bank.resilience.cache import AsOf
 from bank.resilience.refresher import Refresher
 from bank.users.models import Role
 from tests.conftest import PASSWORD, Person, open_transaction, people, poster
@@ -351,13 +352,21 @@ def test_what_was_kept_in_another_place_or_another_form_is_not_taken(
     def read() -> tuple[str, Any]:
         return outcome("account", lambda: cast["auditor"].get(f"/accounts/{fresh}").json["balance"])
 
-    redis().hset(name, mapping={"as_of": 2**50, "value": cache.sealed("balance", fresh, lie)})
-    assert read() == ("error", "10.00")
-    redis().hset(name, "value", cache.sealed("account", fresh, lie))
+    timeline, as_of = (int(part) for part in redis().hmget(name, "timeline", "as_of"))
+    at = AsOf(timeline, as_of)
+    redis().hset(name, "value", cache.sealed("account", fresh, at, lie))
     assert read() == ("hit", "9.00")
+    # That of another kind, one that says of itself that it is newer, and one of a primary that was replaced.
+    redis().hset(name, "value", cache.sealed("balance", fresh, at, lie))
+    assert read() == ("error", "10.00")
+    redis().hset(name, mapping={"as_of": as_of + 1, "value": cache.sealed("account", fresh, at, lie)})
+    assert read() == ("error", "10.00")
+    other = AsOf(timeline + 1, as_of)
+    redis().hset(name, mapping={"as_of": as_of, "timeline": timeline + 1, "value": cache.sealed("account", fresh, other, lie)})
+    assert read() == ("passed", "10.00")
     monkeypatch.setattr(module, "_SHAPES", b"bank cache 0")
     earlier = create_app(caching.config["BANK"]).extensions["cache"]
-    redis().hset(name, "value", earlier.sealed("account", fresh, lie))
+    redis().hset(name, mapping={"timeline": timeline, "value": earlier.sealed("account", fresh, at, lie)})
     assert read() == ("error", "10.00")
 
 
@@ -431,7 +440,8 @@ def test_no_money_is_decided_by_what_it_holds(
         name = f"bank:cache:account:{fresh}"
         lie = orjson.loads(redis().hget(name, "value")[module._TAG_BYTES :])
         lie["body"] |= {"balance": "1000000.00", "available": "1000000.00", "status": "closed", "user_id": cast["bob"].id}
-        redis().hset(name, mapping={"as_of": 2**60, "value": caching.extensions["cache"].sealed("account", fresh, lie)})
+        at = AsOf(*(int(part) for part in redis().hmget(name, "timeline", "as_of")))
+        redis().hset(name, "value", caching.extensions["cache"].sealed("account", fresh, at, lie))
     assert auditor.get(f"/accounts/{fresh}").json["balance"] == "1000000.00", "the lie is not told, so nothing is shown here"
     theirs = cast["bob"].open_account()["id"]
     for amount, status in (("10.01", "failed"), ("10.00", "completed")):

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from bank.errors import Unavailable
 from bank.processing.queue import redis
 from bank.resilience import deadlines
 from bank.resilience import replicas as module
+from bank.resilience.cache import AsOf
 from bank.resilience.replicas import Replicas
 from bank.users.models import Role
 from tests.conftest import PASSWORD, Person, people, poster
@@ -197,8 +199,42 @@ def test_what_is_kept_in_redis_is_not_older_than_what_the_caller_has_been_told_o
         name = f"bank:cache:account:{made['id']}"
         redis().set("bank:cache:fresh", 1, px=3_000)
         for as_of, result in ((g.known_position, "passed"), (g.known_position + 1, "hit")):
-            redis().hset(name, mapping={"as_of": as_of, "value": b"{}"})
+            kept = cache.sealed("account", made["id"], AsOf(1, as_of), {})
+            redis().hset(name, mapping={"timeline": 1, "as_of": as_of, "value": kept})
             assert cache._ask("account", made["id"])[0] == result
+
+
+def test_who_has_been_told_of_a_position_does_not_wait_for_what_others_began_to_read_before(
+    cast: dict[str, Person], routed: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = cast["alice"], cast["bob"]
+    account = alice.open_account()["id"]
+    cache = routed.extensions["cache"]
+    read, go_on = Event(), Event()
+
+    def slowly(keys: Any, bind: str, load: Any = cache._loads["account"]) -> Any:
+        values = load(keys, bind)
+        if not read.is_set():
+            read.set()
+            assert go_on.wait(10)
+        return values
+
+    monkeypatch.setitem(cache._loads, "account", slowly)
+
+    def ask(position: int) -> Any:
+        with routed.test_request_context():
+            g.principal, g.known_position = SimpleNamespace(id=bob.id), position
+            redis().set("bank:cache:fresh", 1, px=60_000)
+            return cache.read("account", account)["body"]["name"]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, 0)
+        assert read.wait(10)
+        changed = alice.patch(f"/accounts/{account}", {"name": "New"})
+        assert changed.status_code == 200
+        assert ask(int(changed.headers["Bank-Position"])) == "New"
+        go_on.set()
+        assert first.result(10) is None
 
 
 def test_a_replica_that_was_killed_costs_no_reader_an_answer(cast: dict[str, Person], pair: Pair) -> None:

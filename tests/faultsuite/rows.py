@@ -144,15 +144,17 @@ def _fill(part: str) -> Callable[[Stage], None]:
 
 
 def _set_clock(seconds: int) -> Callable[[Stage], None]:
-    """The workers' clocks are five minutes off."""
+    """The workers' clocks are off by so many seconds."""
 
     def strike(stage: Stage) -> None:
         names = [process.name for process in stage.parts["worker"]]
         stage.before.update(dict.fromkeys(names, machine.clock_off(seconds)))
-        _terminate("worker")(stage)
-        time.sleep(_CUT_SECONDS)
-        for name in names:
-            del stage.before[name]
+        try:
+            _terminate("worker")(stage)
+            time.sleep(_CUT_SECONDS)
+        finally:
+            for name in names:
+                del stage.before[name]
         _terminate("worker")(stage)
 
     return strike

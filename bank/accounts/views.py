@@ -7,7 +7,7 @@ from flask import Response, request
 
 from bank.accounts import schemas, service
 from bank.accounts.access import check_teller
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import login_required, origin, principal, viewer
 from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import InvalidMoney, parse_amount
@@ -18,11 +18,6 @@ from bank.web.api import Blueprint
 from bank.web.conditional import ETAG, IF_MATCH, resource
 
 blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description="What money lies in.")
-
-
-def _whose_to_read() -> str | None:
-    """None for staff, who may read every account; else the caller's id."""
-    return None if principal().role != Role.CUSTOMER else principal().id
 
 
 @blp.route("", methods=["POST"])
@@ -56,7 +51,7 @@ def list_accounts(query: dict[str, Any]) -> Response:
 
     The caller's own, the oldest first; staff see everybody's, or those of a `user_id`. Closed ones are in it too.
     """
-    owner_id = _whose_to_read()
+    owner_id = viewer()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
             raise Forbidden("Only staff may name a user.")
@@ -74,7 +69,7 @@ def get_account(account_id: UUID) -> Response:
 
     By its owner and staff. `balance` is what was posted, `available` what can be spent: less what is held, with the overdraft.
     """
-    owner_id, account = _whose_to_read(), cache().read("account", str(account_id))
+    owner_id, account = viewer(), cache().read("account", str(account_id))
     if account is None or owner_id not in (None, account["body"]["user_id"]):
         raise NotFound
     return resource(account["body"], account["etag"])
@@ -97,7 +92,7 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     Its owner names it; staff also freeze it, close it or set its overdraft limit. An account with money or a debt cannot be closed, and a
     closed one stays closed.
     """
-    owner_id = _whose_to_read()
+    owner_id = viewer()
     account = service.get(str(account_id), owner_id)
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
         raise Forbidden("Only staff may change the status or the overdraft limit.")
@@ -123,6 +118,6 @@ def list_entries(query: dict[str, Any], account_id: UUID) -> Response:
 
     Every posting, newest first, with the balance after it. By its owner and staff. Entries are never changed: a rollback adds some.
     """
-    account = service.get(str(account_id), _whose_to_read())
+    account = service.get(str(account_id), viewer())
     rows = service.entries(account.id, paging.after(query), query["limit"])
     return paging.page(query, [service.present_entry(row) for row in rows], [row.version for row in rows])

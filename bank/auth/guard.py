@@ -89,6 +89,11 @@ def principal() -> Principal:
     return who
 
 
+def viewer() -> str | None:
+    """None for staff, who may read what is anybody's; else the caller's id, whose things alone they may read."""
+    return principal().id if principal().role == Role.CUSTOMER else None
+
+
 def origin() -> Origin:
     """The current request with its caller, for events and audit rows."""
     return context.origin(principal().id)

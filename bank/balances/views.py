@@ -5,23 +5,17 @@ from typing import Any
 
 from flask import Response
 
-from bank.auth.guard import login_required, principal
+from bank.auth.guard import login_required, viewer
 from bank.balances import schemas, service
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import format_amount
 from bank.resilience.cache import cache
-from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.fields import timestamp
 
 blp = Blueprint("balances", __name__, url_prefix="/api/v1/balances", description="Balances now, then, at any time.")
-
-
-def _whose_to_read() -> str | None:
-    """None for staff, who may read every balance; else the caller's id."""
-    return None if principal().role != Role.CUSTOMER else principal().id
 
 
 @blp.route("/current", methods=["GET"])
@@ -34,7 +28,7 @@ def current(query: dict[str, Any]) -> Response:
 
     The caller's own, or anybody's for staff. `available` is what can be spent: less what is held, with the overdraft.
     """
-    owner_id = _whose_to_read()
+    owner_id = viewer()
     if owner_id is not None and query.get("user_id", owner_id) != owner_id:
         raise Forbidden("Only staff may name a user.")
     account_id = query.get("account_id")
@@ -61,7 +55,7 @@ def historical(query: dict[str, Any]) -> Response:
     Opening, closing, credits, debits and count per hour, day, week or month, in UTC and by `effective_at`; steps in which nothing happened
     are there too. By the account's owner and staff.
     """
-    held = service.holder(query["account_id"], _whose_to_read())
+    held = service.holder(query["account_id"], viewer())
     until = query.get("until", datetime.now(UTC))
     since = query.get("since", until - timedelta(days=30))
     if since >= until:
@@ -88,7 +82,7 @@ def at_time(query: dict[str, Any]) -> Response:
 
     What counted at `at`, as the bank knew it at `known_at`: later, backdated entries may have come. By the account's owner and staff.
     """
-    held = service.holder(query["account_id"], _whose_to_read())
+    held = service.holder(query["account_id"], viewer())
     known_at = query.get("known_at")
     # Taken before the balance is read, and so never later than what was known.
     now = datetime.now(UTC)

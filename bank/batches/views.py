@@ -5,12 +5,12 @@ from uuid import UUID
 
 from flask import Request, Response, request
 
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import login_required, origin, principal, viewer
 from bank.batches import schemas, service, upload
 from bank.batches.models import BatchMode
 from bank.errors import Unprocessable
 from bank.transactions.service import Asked
-from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key, viewer
+from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint, StrictParser

@@ -18,9 +18,6 @@ from bank.resilience.cache import Cache
 # So many accounts are read by one statement.
 _AT_ONCE = 500
 
-# How many `bank follow` puts in when it starts.
-AT_START = 1_000
-
 # By the last transactions, ten for each account that is asked for: however long the history, so many rows are read.
 _MOST_ACTIVE = text(
     """

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from bank import create_app
 from bank.audit import outcomes
-from bank.cli.cache import AT_START, fill, most_active
+from bank.cli.cache import fill, most_active
 from bank.config import Config, ConfigError
 from bank.errors import Unavailable
 from bank.followers.runner import Follower, Gather, Inside, Runner
@@ -19,6 +19,9 @@ from bank.proof.sealer import BLOCK_EVENTS, NAME, Sealer
 from bank.resilience.refresher import Refresher
 
 log = structlog.get_logger(__name__)
+
+# How many accounts are put into the cache at the start.
+_WARMED = 1_000
 
 # What is not a full block is sealed after this time.
 _SEAL_SECONDS = 1.0
@@ -55,7 +58,7 @@ def command() -> None:
 
 def _warm(app: Flask) -> None:
     try:
-        accounts = most_active(AT_START)
+        accounts = most_active(_WARMED)
         fill(app.extensions["cache"], accounts, lambda *_: None)
         log.info("cache_warmed", accounts=len(accounts))
     except (Unavailable, RedisError) as error:

@@ -80,7 +80,7 @@ def init_app(app: Flask) -> None:
     app.after_request(_count_read)
     with app.app_context():
         for key, engine in db.engines.items():
-            _watch(key or "writer", engine.pool)
+            _watch(key or "writer", engine.pool, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["max_overflow"])
 
 
 def _tell_breaker(part: str, state: str) -> None:
@@ -89,8 +89,8 @@ def _tell_breaker(part: str, state: str) -> None:
         _trips.labels(part).inc()
 
 
-def _watch(name: str, pool: Pool) -> None:
-    """Count a pool's connections as they come, go and are used."""
+def _watch(name: str, pool: Pool, overflow: int) -> None:
+    """Count a pool's connections as they come, go and are used; it may have `overflow` more than its size."""
     in_use, idle, most = _connections.labels(name, "in_use"), _connections.labels(name, "idle"), _most_connections.labels(name)
 
     def count(*_: object) -> None:
@@ -98,7 +98,7 @@ def _watch(name: str, pool: Pool) -> None:
             in_use.set(pool.checkedout())
             idle.set(pool.checkedin())
             # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
-            most.set(pool.size() + pool._max_overflow)
+            most.set(pool.size() + overflow)
 
     for happening in ("checkout", "checkin", "close"):
         event.listen(pool, happening, count)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,9 @@ _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 
 # What any of the rules below begins with. Most of what is logged has none of it, and is looked through once.
 _SUSPICIOUS = re.compile(rf"@|%40|://|eyJ|\$argon2|bearer|basic |\[parameters|failing row|{_NAME}", re.IGNORECASE)
+
+# An id, or a number: no rule finds anything in it, and most texts of the lines that a drain writes by the hundred are one.
+_PLAIN = re.compile(r"[0-9a-f.-]*")
 
 # Every repetition has an end, or a long text that almost fits would take a time that grows with its square.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -42,6 +46,11 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
 _DEEPEST = 6
 
 
+@lru_cache(maxsize=1_000)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
 class Redactor:
     """A processor of structlog that takes out of a line what must not be in it. `secrets` are hidden wherever they stand."""
 
@@ -57,7 +66,7 @@ class Redactor:
         """`text` without what must not be seen."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
-        if _SUSPICIOUS.search(text):
+        if not _PLAIN.fullmatch(text) and _SUSPICIOUS.search(text):
             for pattern, instead in _RULES:
                 text = pattern.sub(instead, text)
         return text
@@ -66,7 +75,7 @@ class Redactor:
         if value is None or isinstance(value, bool | int | float):
             # No number is a secret here, and how many tokens there are may be told.
             return value
-        if _SECRET_NAME.search(name):
+        if _is_secret(name):
             return HIDDEN
         if isinstance(value, str):
             return self.text(value)

@@ -65,15 +65,11 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
-# Nothing of a primary that has become a standby.
-FLUSHED = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') END"
-
 # The first eight digits of a segment's name are its timeline, in hexadecimal (PostgreSQL 18, 9.28.3).
-AS_OF = """
-    SELECT ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,
-           pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')
-     WHERE NOT pg_is_in_recovery()
-"""
+TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int"
+
+# Nothing of a primary that has become a standby.
+_FLUSHED = f"SELECT {TIMELINE}, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint WHERE NOT pg_is_in_recovery()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +78,12 @@ class AsOf:
 
     timeline: int
     position: int
+
+
+def flushed() -> AsOf | None:
+    """Up to where the primary has written its log; None where it is none any more. Raises Unavailable."""
+    rows = fetch(_FLUSHED, {}, READER)
+    return AsOf(*rows[0]) if rows else None
 
 
 Load = Callable[[Sequence[str], str], Mapping[str, Any]]
@@ -216,8 +218,7 @@ class Cache:
         """As of which position (None: not to be kept), until when (monotonic seconds), and the values."""
         # Both before they are read: what was read long ago when it is kept must not stay for longer than the mark of who wrote meanwhile.
         ends = time.monotonic() + _SECONDS
-        rows = fetch(AS_OF, {}, READER)
-        return AsOf(rows[0][0], int(rows[0][1])) if rows else None, ends, self._loads[kind](keys, READER)
+        return flushed(), ends, self._loads[kind](keys, READER)
 
     def _put(self, kind: str, values: Mapping[str, Any], as_of: AsOf | None, ends: float, lease: str) -> None:
         at = as_of or AsOf(0, 0)
@@ -301,7 +302,7 @@ def _mark(response: Response) -> Response:
     writer = g.principal.id if "principal" in g else g.get("writer")
     # Who logs in has written nothing that is kept.
     if g.get("wrote") and request.method not in ("GET", "HEAD") and writer is not None and request.blueprint != "auth":
-        # Where Redis is away it is for the others too, or they cannot be told.
+        # Where Redis does not answer now and does a moment later, others show the older value until the follower has renewed it.
         with suppress(RedisError, Unavailable), bells.breaker():
             redis().set(_wrote(writer), 1, px=int(_SECONDS * 1000) + 1_000)
     return response

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from bank.db import READER, fetch
 from bank.followers.runner import Outside
 from bank.processing.queue import redis
-from bank.resilience.cache import AS_OF, FRESH_KEY, Cache
+from bank.resilience.cache import FRESH_KEY, TIMELINE, Cache
 
 NAME = "cache"
 
@@ -37,8 +37,13 @@ _LONG_AGO = """
                        FROM events WHERE position >= %(reached)s ORDER BY position LIMIT 1), false)
 """
 
-_LATE = """
-    SELECT EXISTS (SELECT FROM events WHERE position > %(last)s AND recorded_at < clock_timestamp() - %(seconds)s * interval '1 second')
+# The timeline, where the follower is at the end of the log and nothing there is unsettled. The position is read each time: after a
+# failover or a restore, what was reached before may lie behind the end of the log.
+_FRESH = f"""
+    SELECT {TIMELINE} FROM followers
+     WHERE name = %(name)s AND position = %(last)s AND NOT pg_is_in_recovery()
+       AND NOT EXISTS (SELECT FROM events
+                        WHERE position > %(last)s AND recorded_at < clock_timestamp() - %(seconds)s * interval '1 second')
 """
 
 
@@ -69,13 +74,7 @@ class Refresher:
 
     def tell(self, last: int) -> None:
         """Say that all is in the cache that has happened up to now, where that is so. Raises Unavailable."""
-        # Each time: after a failover or a restore, what was reached before may lie behind the end of the log.
-        [(reached,)] = fetch("SELECT position FROM followers WHERE name = %(name)s", {"name": NAME}, READER) or [(None,)]
-        primary = fetch(AS_OF, {}, READER)
-        if reached is None or reached != last or not primary:
-            return
-        [(late,)] = fetch(_LATE, {"last": last, "seconds": _UNSETTLED_SECONDS}, READER)
-        if not late:
+        for (timeline,) in fetch(_FRESH, {"name": NAME, "last": last, "seconds": _UNSETTLED_SECONDS}, READER):
             # Where Redis does not take it, nobody believes what it holds; what else is made from the log goes on.
             with suppress(RedisError):
-                redis().set(FRESH_KEY, primary[0][0], px=int(FRESH_SECONDS * 1000))
+                redis().set(FRESH_KEY, timeline, px=int(FRESH_SECONDS * 1000))

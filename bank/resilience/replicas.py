@@ -20,12 +20,12 @@ from flask import Flask, Response, current_app, g, request
 from redis.exceptions import RedisError
 
 from bank.config import Config
-from bank.db import READER, REPLICA, Route, databases, fetch, route, take
+from bank.db import REPLICA, Route, databases, fetch, route, take
 from bank.errors import Unavailable
 from bank.processing.counters import ReplicaSeen, counters
 from bank.processing.queue import bells, redis
 from bank.resilience import deadlines
-from bank.resilience.cache import FLUSHED
+from bank.resilience.cache import flushed
 from bank.web import problems
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ if not known or tonumber(known) < tonumber(ARGV[1]) then redis.call('SET', KEYS[
 """
 
 # Nothing of one that has become a primary: it may follow nobody.
-_REPLAYED = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') END"
+_REPLAYED = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,12 @@ class Replicas:
 
     def _note_primary(self) -> None:
         at = time.monotonic()
-        position = _position(READER, FLUSHED)
-        if position is not None:
-            self._notes.append((at, position))
+        reached = flushed()
+        if reached is not None:
+            self._notes.append((at, reached.position))
 
     def _look(self) -> None:
-        position = _position(REPLICA, _REPLAYED)
+        [(position,)] = fetch(_REPLAYED, {}, REPLICA)
         if position is None:
             self._seen = None
             return
@@ -128,11 +128,6 @@ class Replicas:
             now = time.monotonic()
             self._seen = Seen(position, self._confirmed_at, now)
             counters.seen(ReplicaSeen(now - self._confirmed_at))
-
-
-def _position(bind: str, statement: str) -> int | None:
-    [(position,)] = fetch(statement, {}, bind)
-    return None if position is None else int(position)
 
 
 class Budget:
@@ -231,11 +226,11 @@ def _tell_written(response: Response) -> None:
     """Tell the position behind what this request wrote, and remember it."""
     try:
         # After the commit, so it is behind it.
-        position = _position(READER, FLUSHED)
+        reached = flushed()
     except Unavailable:
-        # Nobody knows: a replica would have to be past everything.
-        position = None
-    told = str(position if position is not None else 10**18)
+        reached = None
+    # Where nobody knows, a replica would have to be past everything.
+    told = str(reached.position if reached is not None else 10**18)
     response.headers[HEADER] = told
     user_id = g.get("writer") or current_app.extensions["position_user"]()
     if user_id is not None:

@@ -5,13 +5,13 @@ from uuid import UUID
 
 from flask import Response
 
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import login_required, origin, principal, viewer
 from bank.errors import Forbidden
 from bank.schedules import schemas, service
 from bank.transactions import parties
 from bank.transactions.schemas import DryRun
 from bank.transactions.service import Asked
-from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key, viewer
+from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint

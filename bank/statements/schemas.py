@@ -8,6 +8,9 @@ from bank.web.fields import Choice, Day, StrictSchema
 
 FORMATS = ["csv", "pdf", "camt053"]
 
+CAMT053 = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
+"""The namespace of the XML."""
+
 
 class StatementQuery(StrictSchema):
     """Which days, and in which format."""

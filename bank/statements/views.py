@@ -5,13 +5,11 @@ from uuid import UUID
 
 from flask import Response
 
-from bank.auth.guard import login_required, principal
+from bank.auth.guard import login_required, viewer
 from bank.balances.service import holder
 from bank.statements import schemas, service
-from bank.statements.camt053 import NAMESPACE, camt053_of
 from bank.statements.pdf import pdf_of
 from bank.statements.table import COLUMNS, csv_of
-from bank.users.models import Role
 from bank.web import streaming
 from bank.web.api import Blueprint
 
@@ -26,7 +24,7 @@ _CSV_EXAMPLE = (
     "019b2f6e-8a00-7000-8000-000000000001,transfer,Rent,R-17,019b2f6e-8a00-7000-8000-000000000002,\r\n"
     "closing,,2026-01-31,,,12.34,USD,,,,,,\r\n"
 )
-_XML_EXAMPLE = f"<?xml version='1.0' encoding='UTF-8'?>\n<Document xmlns=\"{NAMESPACE}\"><BkToCstmrStmt><GrpHdr>"
+_XML_EXAMPLE = f"<?xml version='1.0' encoding='UTF-8'?>\n<Document xmlns=\"{schemas.CAMT053}\"><BkToCstmrStmt><GrpHdr>"
 
 
 @blp.route("/<uuid:account_id>/statement", methods=["GET"])
@@ -44,13 +42,22 @@ def get_statement(query: dict[str, Any], account_id: UUID) -> Response:
     value, and closing balance; both balances are those of `/balances/at-time`. What is pending or held is not in it. By `Accept` or
     `format`; at most 10,000 entries, as PDF 1,000.
     """
-    caller = principal()
-    held = holder(str(account_id), caller.id if caller.role == Role.CUSTOMER else None)
+    held = holder(str(account_id), viewer())
     mimetype = _TYPES[query["format"]] if "format" in query else streaming.negotiate(_PDF, _XML, otherwise=streaming.CSV)
     made = service.statement(held, query["since"], query["until"], service.MAX_PDF_LINES if mimetype == _PDF else service.MAX_LINES)
-    makers = {streaming.CSV: lambda: b"".join(csv_of(made)), _PDF: lambda: pdf_of(made), _XML: lambda: camt053_of(made)}
-    response = streaming.varied(Response(makers[mimetype](), mimetype=mimetype))
+    response = streaming.varied(Response(_body(made, mimetype), mimetype=mimetype))
     response.headers.set(
         "Content-Disposition", "attachment", filename=f"statement-{account_id}-{made.since}-{made.until}.{_ENDINGS[mimetype]}"
     )
     return response
+
+
+def _body(made: service.Statement, mimetype: str) -> bytes:
+    if mimetype == _PDF:
+        return pdf_of(made)
+    if mimetype == _XML:
+        # Not above: see there.
+        from bank.statements.camt053 import camt053_of
+
+        return camt053_of(made)
+    return b"".join(csv_of(made))

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 from flask import Response, request
 
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import login_required, origin, principal, viewer
 from bank.errors import Forbidden, LedgerRefused, Unprocessable
 from bank.proof.schemas import ReceiptAnswer
 from bank.transactions import parties, review, schemas, service, store
@@ -342,8 +342,3 @@ def get_receipt(transaction_id: UUID) -> Response:
     parties and staff. The balances after it are closed to the parties, and who asked for it to all but auditors and admins.
     """
     return json_response(service.receipt(str(transaction_id), viewer(), origin=principal().may_read_all))
-
-
-def viewer() -> str | None:
-    """None for staff, who may read everything; else the caller's id."""
-    return principal().id if principal().role == Role.CUSTOMER else None

@@ -41,7 +41,6 @@ def no_small_disk() -> str:
     return "" if _can("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt") else "needs root, and mount"
 
 
-@cache
 def no_network() -> str:
     """Why packets cannot be dropped; empty when they can."""
     return "" if _INSIDE in os.environ else "needs root, unshare, ip and iptables"
@@ -65,6 +64,9 @@ def dropped(port: int) -> Iterator[None]:
         for rule in rules:
             subprocess.run(["iptables", "-A", *rule], check=True)
         yield
+        counted = subprocess.run(["iptables", "-L", "INPUT", "-v", "-n", "-x"], check=True, capture_output=True, text=True).stdout
+        lost = [int(line.split()[0]) for line in counted.splitlines() if f"pt:{port}" in line]
+        assert any(lost), f"no packet to or from {port} was lost"
     finally:
         for rule in rules:
             subprocess.run(["iptables", "-D", *rule], check=False)

@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import psycopg2
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
@@ -131,11 +133,32 @@ def _drop(*lines: str) -> Callable[[Stage], None]:
     return strike
 
 
+def _primary_noticed(stage: Stage) -> bool:
+    try:
+        ask_as_superuser(stage.primary, "CREATE TABLE too_much AS SELECT repeat('x', 1000) FROM generate_series(1, 10000)")
+    except psycopg2.OperationalError as error:
+        # It says so, or it has ended of it.
+        return error.pgcode in ("53100", None)
+    return False
+
+
+def _redis_noticed(stage: Stage) -> bool:
+    try:
+        with Redis.from_url(stage.redis.url) as connection:
+            return connection.info("persistence")["aof_last_write_status"] == "err"
+    except RedisConnectionError:
+        return True
+
+
+_NOTICED = {"primary": _primary_noticed, "redis": _redis_noticed}
+
+
 def _fill(part: str) -> Callable[[Stage], None]:
     def strike(stage: Stage) -> None:
         server: Server = getattr(stage, part)
         with machine.full(server.home):
             time.sleep(_CUT_SECONDS)
+            assert _NOTICED[part](stage), f"{part} did not notice that its disk is full"
         if server.process.poll() is not None:
             server.stop()
             server.start()

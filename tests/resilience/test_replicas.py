@@ -351,7 +351,7 @@ def test_a_position_that_nobody_could_ask_for_is_told_as_one_behind_everything(
     def away(*_: Any) -> None:
         raise Unavailable("The database is away.", part="database")
 
-    monkeypatch.setattr(module, "_position", away)
+    monkeypatch.setattr(module, "flushed", away)
     answer = alice.post("/accounts", {"currency": "USD"})
     assert answer.status_code == 201
     assert int(answer.headers["Bank-Position"]) > 2**53

@@ -26,6 +26,9 @@ TICKS = {
     "bank.fx.jobs.refresh_rates": 3_600,
 }
 
+# A tick that is put back is due at once, also when the machine's clock is just being put back.
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
 # What may take long, or waits for others, keeps nobody from posting.
 _SLOW = {"bank.fx.jobs.refresh_rates"}
 
@@ -50,7 +53,7 @@ class Clock(Scheduler):
             tick = f"tick-{task.rsplit('.', 1)[-1]}"
             if tick not in self:
                 self.schedule(
-                    scheduled_time=datetime.now(UTC).replace(tzinfo=None),
+                    scheduled_time=_LONG_AGO,
                     func=task,
                     interval=seconds,
                     id=tick,

@@ -4,10 +4,11 @@ import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import pytest
@@ -283,9 +284,12 @@ def test_quotes_that_nobody_used_are_forgotten_after_a_day(context, alice, publi
         ) == {kept, used}
 
 
-def test_the_clock_lets_the_slow_worker_fetch_rates(config):
+def test_the_clock_lets_the_slow_worker_fetch_rates(config, monkeypatch):
     # A database of its own, so that no other test finds the ticks.
     connection = Redis.from_url(config.redis_url.removesuffix("/0") + "/9")
+    # rq-scheduler looks for what is due by a clock that was put back meanwhile.
+    earlier = datetime.now(UTC) - timedelta(minutes=1)
+    monkeypatch.setattr("rq_scheduler.scheduler.datetime", Mock(utcnow=lambda: earlier))
     Clock(queue_name=QUEUE, connection=connection, job_class=JsonJob, interval=1).enqueue_jobs()
     waiting = {name: Queue(name, connection=connection, serializer=JSONSerializer).job_ids for name in (QUEUE, SLOW_QUEUE)}
     assert waiting[SLOW_QUEUE] == ["tick-refresh_rates"]

@@ -29,6 +29,11 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.balances.views import blp as balances
     from bank.batches.views import blp as batches
     from bank.config import Config
+    from bank.console import accounts as _accounts_pages  # noqa: F401 - the pages, each of which puts itself on their blueprint
+    from bank.console import orders as _orders_pages  # noqa: F401 - the same
+    from bank.console import transactions as _transactions_pages  # noqa: F401 - the same
+    from bank.console import views as _other_pages  # noqa: F401 - the same
+    from bank.console.pages import blp as console
     from bank.followers import models as _followers  # noqa: F401 - has no views, and the migrations must know its tables
     from bank.fx import service as fx_service
     from bank.fx.views import blp as fx
@@ -107,4 +112,5 @@ def create_app(config: "Config | None" = None) -> "Flask":
         replays,
     ):
         api.register_blueprint(blueprint)
+    app.register_blueprint(console)
     return app

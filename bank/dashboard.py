@@ -26,6 +26,7 @@ from bank.db import reader, unit_of_work
 from bank.errors import BankError
 from bank.observability import logs
 from bank.users.models import Role, UserStatus
+from bank.web.context import sent_by_own_page
 
 MOUNT = "/rq"
 # Browsers send the password with every request, several a second; argon2 is asked this often only.
@@ -156,9 +157,7 @@ def _refuse_foreign_changes() -> Response | None:
     if request.method != "POST":
         # rq-dashboard requeues a whole queue for a GET, which any image tag could send.
         return Response("Only by POST.\n", 405, {"Allow": "POST"}, mimetype="text/plain")
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = site == "same-origin" if site is not None else origin == request.host_url.rstrip("/")
-    return None if own else Response("Only from the dashboard's own pages.\n", 403, mimetype="text/plain")
+    return None if sent_by_own_page() else Response("Only from the dashboard's own pages.\n", 403, mimetype="text/plain")
 
 
 def _harmless(response: Response) -> Response:

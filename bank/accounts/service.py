@@ -238,10 +238,12 @@ def ensure_all_outside(origin: Origin) -> None:
             ensure_outside(session, currency, origin)
 
 
-def change(account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None) -> Row[Any]:
+def change(
+    account_id: str, owner_id: str | None, changes: dict[str, Any], origin: Origin, if_match: Any = None, reason: str | None = None
+) -> Row[Any]:
     """Change `name`, `status` or `overdraft_limit` (minor units) of an account.
 
-    `if_match` tells whether an ETag is what the client has seen. Raises NotFound, PreconditionFailed,
+    `if_match` tells whether an ETag is what the client has seen; the audit row carries the `reason`. Raises NotFound, PreconditionFailed,
     AccountClosed (a closed account stays as it is), BalanceNotZero (closing with money in it) and
     BalanceBelowLimit (more overdraft in use than the new limit allows).
     """
@@ -249,7 +251,7 @@ def change(account_id: str, owner_id: str | None, changes: dict[str, Any], origi
         account = _get(session, account_id, owner_id, lock=True)
         if if_match is not None and not if_match(etag(account)):
             raise PreconditionFailed
-        return _change(session, account, changes, origin)
+        return _change(session, account, changes, origin, {"reason": reason} if reason else None)
 
 
 def freeze(account_id: str, reason: str, origin: Origin) -> bool:

@@ -69,13 +69,18 @@ def login_required(*roles: Role) -> Callable[[View], View]:
 
 def _identify() -> Principal:
     claims = tokens.verify("access")
-    rows = fetch(_WHO, {"login_id": claims.login_id, "user_id": claims.user_id}, route().logins)
+    return standing(claims.user_id, claims.login_id)
+
+
+def standing(user_id: str, login_id: str) -> Principal:
+    """Who asks by this login. Raises Unauthenticated when it has ended, or its user is not active."""
+    rows = fetch(_WHO, {"login_id": login_id, "user_id": user_id}, route().logins)
     if not rows:
         if route().logins != READER:
             # It may have begun after what the replica knows: a client that is told 401 throws its tokens away.
             raise Unavailable("This login is not known here yet.")
         raise Unauthenticated("This login has ended.")
-    return Principal(claims.user_id, _ROLES[rows[0][0]], claims.login_id)
+    return Principal(user_id, _ROLES[rows[0][0]], login_id)
 
 
 def still_stands(who: Principal) -> bool:

@@ -1,6 +1,6 @@
 """Logging in, staying logged in, logging out."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import g
 from sqlalchemy import text
@@ -64,8 +64,21 @@ _END_UNLESS_NEWEST = text(
 _END_ALL = text("UPDATE logins SET ended_at = now(), end_reason = :reason WHERE user_id = :user_id AND ended_at IS NULL")
 
 
+class Begun(NamedTuple):
+    """A login that has begun: whose it is, its id, and that of the first refresh token that may be made for it."""
+
+    user_id: str
+    login_id: str
+    refresh_id: str
+
+
 def login(name: str, password: str, user_agent: str | None, origin: Origin) -> dict[str, Any]:
-    """Tokens for the user with this username or email and password.
+    """Tokens for the user with this username or email and password. Raises what `begin` raises."""
+    return tokens.pair(*begin(name, password, user_agent, origin))
+
+
+def begin(name: str, password: str, user_agent: str | None, origin: Origin) -> Begun:
+    """A new login of the user with this username or email and password.
 
     A wrong password, an unknown name, a frozen and a deleted user are the same InvalidCredentials
     after the same work (OWASP ASVS 5.0, 6.3.8). Raises TooManyAttempts after too many of these.
@@ -108,7 +121,7 @@ def login(name: str, password: str, user_agent: str | None, origin: Origin) -> d
     if not (user and good):
         raise InvalidCredentials
     g.writer = user.id
-    return tokens.pair(user.id, login_id, refresh_id)
+    return Begun(user.id, login_id, refresh_id)
 
 
 def refresh(origin: Origin) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from flask import Response, current_app, g, request
-from flask_limiter.util import get_remote_address
+from flask import Response, g, request
 
 from bank.auth import schemas, service
 from bank.auth.guard import login_required, origin, principal
@@ -14,12 +13,9 @@ from bank.web import context
 from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.conditional import ETAG, resource
-from bank.web.limits import limiter
+from bank.web.limits import by_address
 
 blp = Blueprint("auth", __name__, url_prefix="/api/v1/auth", description="Who is asking: registration, logins, tokens.")
-
-# Hashing a password is the dearest thing that a stranger can ask for.
-_by_address = limiter.limit(lambda: current_app.config["BANK"].rate_limit_auth, key_func=get_remote_address)
 
 
 def _tokens(answer: dict[str, Any]) -> Response:
@@ -30,7 +26,7 @@ def _tokens(answer: dict[str, Any]) -> Response:
 
 
 @blp.route("/register", methods=["POST"])
-@_by_address
+@by_address
 @blp.arguments(
     schemas.Register, example={"username": "alice", "email": "alice@example.com", "password": "a tall ship and a star to steer by"}
 )
@@ -49,7 +45,7 @@ def register(body: dict[str, Any]) -> Response:
 
 
 @blp.route("/login", methods=["POST"])
-@_by_address
+@by_address
 @blp.arguments(schemas.Credentials, example={"username": "alice", "password": "a tall ship and a star to steer by"})
 @blp.response(200, schemas.TokenAnswer)
 @blp.problem(401, "`invalid_credentials`, whatever of the two is wrong.")

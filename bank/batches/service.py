@@ -158,6 +158,12 @@ def get(
     return _present(row, _failure(row)), [_present_item(item) for item in items]
 
 
+def latest(limit: int) -> list[dict[str, Any]]:
+    """The batches that were asked for last, whosever they are: their `id`, `mode`, `items` and when they were made."""
+    with reader() as session:
+        return [{**row._mapping, "created_at": timestamp(row.created_at)} for row in store.latest(session, limit)]
+
+
 def _failure(row: Row[Any]) -> dict[str, Any] | None:
     if row.failed_id is None:
         return None

@@ -71,6 +71,13 @@ def get(session: Session, batch_id: str) -> Row[Any] | None:
     return session.execute(_GET, {"id": batch_id}).one_or_none()
 
 
+def latest(session: Session, limit: int) -> Sequence[Row[Any]]:
+    """Batches, the newest first."""
+    return session.execute(
+        text("SELECT id::text, mode, items, created_at FROM batches ORDER BY id DESC LIMIT :limit"), {"limit": limit}
+    ).all()
+
+
 def items(session: Session, batch_id: str, status: str | None, after: int | None, limit: int) -> Sequence[Row[Any]]:
     """The transactions of a batch in their order from behind place `after`; one more than `limit` when more follow."""
     return session.execute(

@@ -42,7 +42,12 @@ def get_statement(query: dict[str, Any], account_id: UUID) -> Response:
     value, and closing balance; both balances are those of `/balances/at-time`. What is pending or held is not in it. By `Accept` or
     `format`; at most 10,000 entries, as PDF 1,000.
     """
-    held = holder(str(account_id), viewer())
+    return file_of(query, str(account_id))
+
+
+def file_of(query: dict[str, Any], account_id: str) -> Response:
+    """The statement that a loaded StatementQuery asks for, as a file to save. Raises NotFound, NotAcceptable and Unprocessable."""
+    held = holder(account_id, viewer())
     mimetype = _TYPES[query["format"]] if "format" in query else streaming.negotiate(_PDF, _XML, otherwise=streaming.CSV)
     made = service.statement(held, query["since"], query["until"], service.MAX_PDF_LINES if mimetype == _PDF else service.MAX_LINES)
     response = streaming.varied(Response(_body(made, mimetype), mimetype=mimetype))

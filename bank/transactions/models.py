@@ -132,6 +132,7 @@ class Transaction(Base):
         Index("ix_transactions_from_user_id_seq", "from_user_id", "seq"),
         Index("ix_transactions_to_user_id_seq", "to_user_id", "seq"),
         Index("ix_transactions_reference", "reference", "seq", postgresql_where=text("reference IS NOT NULL")),
+        Index("ix_transactions_request_id", "request_id", "seq", postgresql_where=text("request_id IS NOT NULL")),
         Index("ix_transactions_batch", "batch_id", "batch_index", postgresql_where=text("batch_id IS NOT NULL")),
         Index("ix_transactions_schedule_id", "schedule_id", "seq", postgresql_where=text("schedule_id IS NOT NULL")),
         Index("ix_transactions_reverses_id", "reverses_id", postgresql_where=text("reverses_id IS NOT NULL")),

@@ -127,6 +127,7 @@ class History(PageSchema):
     hold_id = Identifier(metadata={"description": "What captured and voided this hold."})
     schedule_id = Identifier(metadata={"description": "The runs of this schedule."})
     review = Choice([each.value for each in ReviewStatus], metadata={"description": "What a rule had held until an admin decides."})
+    request_id = Text(most=128, metadata={"description": "The `X-Request-ID` of the request that asked for it.", "example": "order-4711"})
 
     @validates_schema(skip_on_field_errors=True)
     def _amounts(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -210,6 +210,7 @@ class HistoryQuery:
     hold_id: str | None = None
     schedule_id: str | None = None
     review: str | None = None
+    request_id: str | None = None
     before: int | None = None
 
 
@@ -228,6 +229,7 @@ _CONDITIONS = {
                   AND COALESCE(t.captures_id, t.voids_id) = CAST(:hold_id AS uuid)""",
     "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
     "review": "t.review = :review",
+    "request_id": "t.request_id = :request_id",
     "before": "t.seq < :before",
 }
 
@@ -238,9 +240,9 @@ def history(session: Session, query: HistoryQuery) -> Sequence[Row[Any]]:
     conditions = "".join(f" AND {_CONDITIONS[name]}" for name in parameters)
     party = query.account_id or query.user_id
     column = "account_id" if query.account_id else "user_id"
-    if party is None or query.batch_id or query.hold_id:
-        # What is about one hold or came in one batch is found by that, whosever it is. The order of `seq` is that of the batch,
-        # which has an index, and ten thousand transactions at most.
+    if party is None or query.batch_id or query.hold_id or query.request_id:
+        # What is about one hold, came in one batch or by one request is found by that, whosever it is. The order of `seq` is that of
+        # the batch, which has an index, and ten thousand transactions at most.
         own = f"AND CAST(:party AS uuid) IN (t.from_{column}, t.to_{column})" if party else ""
         order = "batch_index" if query.batch_id else "seq"
         source = f"SELECT t.seq FROM transactions t WHERE true {conditions} {own} ORDER BY t.{order} DESC LIMIT :limit"

@@ -35,6 +35,12 @@ def _end(response: Response) -> Response:
     return response
 
 
+def sent_by_own_page() -> bool:
+    """Whether a browser sends the current request from a page of ours, and not because another site's page made it do so (OWASP, CSRF)."""
+    site, page = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    return site == "same-origin" if site is not None else page == request.host_url.rstrip("/")
+
+
 def origin(actor_id: str | None) -> Origin:
     """Where the current request comes from, with `actor_id` as the one who acts."""
     return Origin(actor_id=actor_id, request_id=g.request_id, trace_id=g.trace_id, address=request.remote_addr)

@@ -27,6 +27,15 @@ def _default() -> str:
 limiter = Limiter(key_func=_caller, default_limits=[_default])
 
 
+def _guesses() -> str:
+    config: Config = current_app.config["BANK"]
+    return config.rate_limit_auth
+
+
+# Hashing a password is the dearest thing that a stranger can ask for.
+by_address = limiter.limit(_guesses, key_func=get_remote_address)
+
+
 def settings(config: Config) -> dict[str, Any]:
     """The limiter's part of Flask's configuration."""
     # A hung Redis costs at most these timeouts, and then each process counts for itself.

@@ -48,17 +48,19 @@ def after(query: dict[str, Any]) -> Any:
         raise Unprocessable.at("/cursor", "Not a cursor of this list.") from None
 
 
+def next_cursor(query: dict[str, Any], keys: Sequence[Any]) -> str | None:
+    """What leads to the page behind this one, whose rows have the `keys`: one more than the limit where there is such a page."""
+    limit: int = query["limit"]
+    return str(_serializer(_filters(query)).dumps(keys[limit - 1])) if len(keys) > limit else None
+
+
 def page(query: dict[str, Any], rows: Sequence[dict[str, Any]], keys: Sequence[Any], members: Mapping[str, Any] | None = None) -> Response:
     """The response for `rows`, of which there is one more than the limit when more follow.
 
     `keys[i]` is what `after()` gives back to continue behind `rows[i]`. `members` are what else the answer tells.
     """
-    limit = query["limit"]
-    has_more = len(rows) > limit
-    cursor: str | None = None
-    if has_more:
-        cursor = str(_serializer(_filters(query)).dumps(keys[limit - 1]))
-    response = json_response({**(members or {}), "data": rows[:limit], "next_cursor": cursor, "has_more": has_more})
+    cursor = next_cursor(query, keys)
+    response = json_response({**(members or {}), "data": rows[: query["limit"]], "next_cursor": cursor, "has_more": cursor is not None})
     if cursor:
         args = {**request.args.to_dict(), "cursor": cursor}
         response.headers["Link"] = f'<{request.path}?{urlencode(args)}>; rel="next"'

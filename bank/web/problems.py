@@ -119,7 +119,7 @@ def _from_http(error: HTTPException) -> Response:
         code,
         title,
         title if messages or not error.description else error.description,
-        errors=_pointers(messages) if messages else None,
+        errors=pointers(messages) if messages else None,
         headers=headers,
     )
 
@@ -129,8 +129,8 @@ def _from_bug(error: Exception) -> Response:
     return problem(BankError.status, BankError.code, BankError.title, "Something went wrong on our side.")
 
 
-def _pointers(messages: dict[str, Any]) -> list[dict[str, str]]:
-    """marshmallow's nested messages as a flat list; the first key (json, query, …) is webargs's location."""
+def pointers(messages: dict[str, Any]) -> list[dict[str, str]]:
+    """marshmallow's nested messages as a flat list of `pointer` and `message`; the first key (json, query, …) is webargs's location."""
     found: list[dict[str, str]] = []
 
     def walk(pointer: str, node: Any) -> None:

@@ -1,0 +1,84 @@
+"""What all pages have in common: the blueprint, how a page is made, and what is shown in the place of one that cannot be."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import structlog
+from flask import Blueprint, g, make_response, render_template, request
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from bank.auth.guard import principal
+from bank.console import session
+from bank.errors import BankError, Unprocessable
+from bank.users.models import Role
+from bank.web import paging, problems
+
+log = structlog.get_logger(__name__)
+
+blp = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder="static")
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+
+def page(name: str, status: int = 200, **shown: Any) -> Response:
+    """The page, or the part of one, that the template makes of what is `shown`."""
+    if "session" in g:
+        role = principal().role
+        shown |= {"csrf": session.csrf(), "role": role.value, "staff": role != Role.CUSTOMER, "sees_all": principal().may_read_all}
+    return make_response(render_template(f"console/{name}.html", **shown), status)
+
+
+def loaded(schema: Schema, given: Mapping[str, str], *left_out: str) -> dict[str, Any]:
+    """What a form or a query holds, by the API's own schema; what was left empty was not given. Raises Unprocessable."""
+    try:
+        found: dict[str, Any] = schema.load({name: value for name, value in given.items() if value and name not in left_out})
+    except ValidationError as error:
+        raise Unprocessable(errors=problems.pointers({"form": error.messages_dict})) from None
+    return found
+
+
+def further(query: dict[str, Any], keys: Sequence[Any]) -> str | None:
+    """The address of the page behind this one, as `paging.next_cursor` tells of one."""
+    cursor = paging.next_cursor(query, keys)
+    return cursor and f"{request.path}?{urlencode({**request.args.to_dict(), 'cursor': cursor})}"
+
+
+@blp.after_request
+def _protect(response: Response) -> Response:
+    response.headers.extend(_HEADERS)
+    if request.endpoint != "console.static":
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blp.errorhandler(BankError)
+def _refused(error: BankError) -> Response:
+    response = page("error", error.status, title=error.title, detail=error.detail, errors=error.errors or ())
+    response.headers.extend(error.headers)
+    return response
+
+
+@blp.errorhandler(HTTPException)
+def _not_so(error: HTTPException) -> Response:
+    return page("error", error.code or 500, title=error.name, detail=error.description, errors=())
+
+
+@blp.errorhandler(Exception)
+def _bug(error: Exception) -> Response:
+    log.error("page_failed", path=request.path, exc_info=error)
+    return page("error", 500, title="Something went wrong on our side", detail="It was logged under the id below.", errors=())
+
+
+@blp.app_template_filter("clock")
+def _clock(moment: str) -> str:
+    """A timestamp of the API as people read one, to the second and in UTC."""
+    return f"{moment[:10]} {moment[11:19]}"

@@ -1,0 +1,136 @@
+"""Who looks at a page: a signed cookie that names a login, which the database is asked about at each request.
+
+The cookie is no token: the API takes it for nothing, and no token is ever made for a login that begins here. It ends with the login,
+after half an hour in which nobody did anything, and after twelve hours (OWASP ASVS 5.0, 7.3.1 and 7.3.2).
+"""
+
+import hmac
+import time
+from collections.abc import Callable
+from functools import wraps
+from hashlib import sha256
+from typing import Any, NamedTuple, TypeVar
+
+from flask import current_app, g, make_response, redirect, request, url_for
+from itsdangerous import BadData, URLSafeTimedSerializer
+from structlog.contextvars import bind_contextvars
+from werkzeug.wrappers import Response
+
+from bank.auth.guard import standing
+from bank.auth.service import Begun
+from bank.errors import Forbidden, Unauthenticated
+from bank.users.models import Role
+from bank.web.context import sent_by_own_page
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+COOKIE = "bank_console"
+IDLE_SECONDS = 1_800
+LONGEST_SECONDS = 43_200
+
+
+class Session(NamedTuple):
+    """What the cookie holds: a user, their login, and when it began (seconds since 1970)."""
+
+    user_id: str
+    login_id: str
+    began_at: int
+
+
+def begin(begun: Begun) -> Response:
+    """To the first page, with a cookie for a login that has just begun."""
+    response = redirect(_next())
+    _give(response, Session(begun.user_id, begun.login_id, int(time.time())))
+    return response
+
+
+def end(response: Response) -> Response:
+    """Take the cookie back."""
+    response.delete_cookie(COOKIE, path="/console")
+    return response
+
+
+def csrf() -> str:
+    """What each form of the page sends along, and which no other site knows: made of the login."""
+    session: Session = g.session
+    key = current_app.config["JWT_SECRET_KEY"].encode()
+    return hmac.digest(key, f"console:{session.login_id}".encode(), sha256).hex()
+
+
+def require_own_page() -> None:
+    """Raise Forbidden for what another site's page made the browser send."""
+    if not sent_by_own_page():
+        raise Forbidden("This was not sent by a page of the console.")
+
+
+def signed_in(*roles: Role, polled: bool = False) -> Callable[[View], View]:
+    """Let a view run for who has logged in here and, where roles are given, has one of these. Others are led to the login.
+
+    What changes something must come from a form of our own. `polled` is for what a page asks for by itself, which does not keep the
+    cookie alive. The view raises Forbidden.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            session = _session()
+            if session is None:
+                return _to_login()
+            try:
+                who = g.principal = standing(session.user_id, session.login_id)
+            except Unauthenticated:
+                return end(_to_login())
+            g.session = session
+            bind_contextvars(user_id=who.id)
+            if request.method == "POST":
+                require_own_page()
+                if not hmac.compare_digest(request.form.get("csrf", "").encode(), csrf().encode()):
+                    raise Forbidden("The form is not of this login. Open the page again.")
+            if roles and who.role not in roles:
+                raise Forbidden
+            response = make_response(view(*args, **kwargs))
+            if not polled:
+                _give(response, session)
+            return response
+
+        return guarded  # type: ignore[return-value]
+
+    return decorate
+
+
+def _signer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(current_app.config["JWT_SECRET_KEY"], salt="console")
+
+
+def _session() -> Session | None:
+    try:
+        session = Session(*_signer().loads(request.cookies.get(COOKIE, ""), max_age=IDLE_SECONDS))
+    except BadData:
+        return None
+    return session if time.time() - session.began_at < LONGEST_SECONDS else None
+
+
+def _give(response: Response, session: Session) -> None:
+    # Signed anew, so that the half hour begins anew. `Strict`: a link of another site leads to the login.
+    response.set_cookie(
+        COOKIE,
+        _signer().dumps(session),
+        path="/console",
+        secure=current_app.config["BANK"].env == "production" or request.is_secure,
+        httponly=True,
+        samesite="Strict",
+    )
+
+
+def _to_login() -> Response:
+    if "HX-Request" in request.headers:
+        # htmx would put the page of the login into the part that it asked for.
+        return Response(status=401, headers={"HX-Redirect": url_for("console.log_in")})
+    asked = request.full_path if request.method == "GET" and request.path != url_for("console.home") else None
+    return redirect(url_for("console.log_in", next=asked), 303)
+
+
+def _next() -> str:
+    """Where to go after the login: to the page that was asked for, if it is one of ours."""
+    asked = request.form.get("next", "")
+    return asked if asked.startswith("/console/") and asked.isprintable() and "\\" not in asked else url_for("console.home")

@@ -1,0 +1,36 @@
+"""How much was posted lately: samples of the counters, which all web processes keep together in Redis while somebody looks."""
+
+import json
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from bank.processing.queue import redis
+
+_SAMPLES, _TURN = "bank:console:samples", "bank:console:turn"
+
+# Five minutes, if there is one every two seconds.
+_MOST_SAMPLES = 150
+_EACH_SECONDS = 2
+
+
+def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
+    """Transactions posted per second between the samples, the oldest first. `numbers` are `bank.observability.stats.gather`'s, and may
+    become a sample. Nothing while Redis is away."""
+    sample = json.dumps([round(time.time() * 1000), sum(numbers["posted"].values())])
+    try:
+        if redis().set(_TURN, "1", nx=True, px=_EACH_SECONDS * 1000 - 200):
+            with redis().pipeline() as pipeline:
+                pipeline.rpush(_SAMPLES, sample)
+                pipeline.ltrim(_SAMPLES, -_MOST_SAMPLES, -1)
+                pipeline.expire(_SAMPLES, 600)
+                pipeline.execute()
+        samples = [json.loads(each) for each in redis().lrange(_SAMPLES, 0, -1)]
+    except RedisError:
+        return []
+    # A process that ended takes its numbers along.
+    return [Decimal(max(0, b - a) * 1000) / max(1, later - at) for (at, a), (later, b) in pairwise(samples)]

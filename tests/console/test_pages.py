@@ -1,0 +1,247 @@
+"""What the pages show to whom, and what people do by them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from bank.db import reader
+from bank.users.models import Role
+from tests.proof.conftest import last_position, seal_up_to
+
+
+@pytest.fixture
+def paid(alice, bob, funded, post_all):
+    """A transfer from Alice to Bob, and their accounts."""
+    source, target = funded(alice), funded(bob)
+    body = {"from_account_id": source, "to_account_id": target, "amount": "12.34", "currency": "USD", "description": "<b>Rent & more</b>"}
+    request_id = f"paid-{source[-12:]}"
+    made = alice.post("/transactions/transfer", {**body, "reference": f"R-{source[-8:]}"}, headers={"X-Request-ID": request_id}).json
+    post_all()
+    return {"id": made["id"], "request_id": request_id, "reference": f"R-{source[-8:]}", "source": source, "target": target}
+
+
+def logged(context_app, transaction_id: str, action: str) -> int:
+    with context_app.app_context(), reader() as session:
+        counted = text("SELECT count(*) FROM transactions WHERE reverses_id = CAST(:id AS uuid) AND type = :action")
+        return session.execute(counted, {"id": transaction_id, "action": action}).scalar_one()
+
+
+def test_each_role_begins_where_its_work_is(visit, alice, teller, auditor, admin):
+    assert visit(alice).get("/").location == "/console/accounts"
+    assert visit(teller).get("/").location == "/console/transactions"
+    for person in (auditor, admin):
+        shown = visit(person).read("/")
+        assert "Overview" in shown and "Oldest waits" in shown and "Breaker of database" in shown and 'hx-trigger="every 2s"' in shown
+
+
+def test_the_tiles_count_what_is_posted(visit, admin, paid):
+    def posted(part: str) -> int:
+        return int(re.search(r"<dt>Posted</dt><dd>(\d+)", part)[1])
+
+    visitor = visit(admin)
+    assert posted(visitor.read("/live")) >= 3
+    assert "html" not in visitor.read("/live").partition("<dl")[0]
+
+
+@pytest.mark.parametrize("path", ["/live", "/batches"])
+def test_what_is_for_staff_is_not_for_customers(visit, alice, path):
+    assert visit(alice).get(path).status_code == 403
+
+
+def test_a_transaction_is_found_by_its_id_its_request_and_its_reference(visit, alice, auditor, carol, paid):
+    where = f"/console/transactions/{paid['id']}"
+    for visitor in (visit(alice), visit(auditor)):
+        for asked in (paid["id"], paid["id"].upper(), paid["request_id"], paid["reference"]):
+            assert visitor.get("/find", query_string={"q": asked}).location == where
+    stranger = visit(carol)
+    for asked in (paid["id"], paid["request_id"], paid["reference"]):
+        assert where not in stranger.read(f"/find?q={asked}")
+    assert stranger.get(f"/transactions/{paid['id']}").status_code == 404
+
+
+def test_other_things_are_found_by_their_ids_and_users_by_name(visit, alice, teller, paid):
+    visitor = visit(teller)
+    assert visitor.get("/find", query_string={"q": paid["source"]}).location == f"/console/accounts/{paid['source']}"
+    assert visitor.get("/find", query_string={"q": alice.id}).location == f"/console/accounts?user_id={alice.id}"
+    assert alice.id in visitor.read(f"/find?q={alice.username}")
+    assert alice.id not in visit(alice).read(f"/find?q={alice.username}")
+    assert visitor.get("/find?q=").status_code == 404
+    assert visitor.get("/find?q=%00").status_code == 404
+
+
+def test_a_transaction_is_followed_from_its_request_to_its_seal(app, visit, alice, auditor, paid):
+    visitor = visit(auditor)
+    assert "Try again in a moment" in visitor.read(f"/transactions/{paid['id']}") or "sealed" in visitor.read(f"/transactions/{paid['id']}")
+    with app.app_context():
+        seal_up_to(last_position())
+    shown = visitor.read(f"/transactions/{paid['id']}")
+    for told in (
+        paid["request_id"],
+        alice.id,
+        "-12.34",
+        "87.66",
+        "TransactionSubmitted",
+        "transaction.transfer",
+        "Save the receipt",
+        "funds",
+    ):
+        assert told in shown, told
+    assert "<b>Rent" not in shown and "&lt;b&gt;Rent &amp; more" in shown
+    receipt = visitor.get(f"/transactions/{paid['id']}/receipt")
+    assert receipt.json["transaction_id"] == paid["id"] and "attachment" in receipt.headers["Content-Disposition"]
+
+
+def test_a_party_sees_neither_the_log_nor_the_others_balance(visit, alice, bob, paid):
+    shown = visit(bob).read(f"/transactions/{paid['id']}")
+    assert "112.34" in shown and "87.66" not in shown and "TransactionSubmitted" not in shown and alice.id not in shown
+
+
+def test_a_receiver_refunds_and_only_once_for_a_form_that_is_sent_twice(app, visit, bob, paid, post_all):
+    visitor, path = visit(bob), f"/transactions/{paid['id']}/rollback"
+    form = {**visitor.hidden(path), "amount": "2.34", "reason": "Returned goods"}
+    answers = [visitor.browser.post(f"/console{path}", data=form, headers={"Sec-Fetch-Site": "same-origin"}) for _ in range(2)]
+    post_all()
+    assert [answer.status_code for answer in answers] == [303, 303] and answers[0].location == answers[1].location
+    assert logged(app, paid["id"], "rollback") == 1
+    assert "2.34 USD" in visitor.read(f"/transactions/{paid['id']}")
+
+
+def test_what_is_wrong_with_a_form_is_said(visit, bob, paid):
+    visitor, path = visit(bob), f"/transactions/{paid['id']}/rollback"
+    for fields, told in (
+        ({"amount": "1e9", "reason": "x"}, "/amount"),
+        ({"amount": "1.00"}, "/reason"),
+        ({"reason": "x", "more": "1"}, "/more"),
+    ):
+        answer = visitor.send(path, **fields)
+        assert answer.status_code == 422 and told in answer.text and 'role="alert"' in answer.text
+    answer = visitor.send(path, reason="x", amount="1000.00")
+    assert answer.status_code in (409, 422) and "card" in answer.text
+
+
+def test_who_may_not_move_money_is_not_asked_and_not_obeyed(visit, alice, auditor, paid):
+    for person in (alice, auditor):
+        visitor = visit(person)
+        assert "Roll back" not in visitor.read(f"/transactions/{paid['id']}")
+    assert visit(auditor).get(f"/transactions/{paid['id']}/rollback").status_code == 403
+    visitor = visit(alice)
+    form = {**visitor.hidden("/accounts"), "reason": "I want it back", "key": "1"}
+    answer = visitor.browser.post(f"/console/transactions/{paid['id']}/rollback", data=form, headers={"Sec-Fetch-Site": "same-origin"})
+    assert answer.status_code in (403, 404)
+
+
+def test_an_account_shows_its_balance_its_line_and_its_entries(visit, alice, bob, paid):
+    shown = visit(alice).read(f"/accounts/{paid['source']}")
+    assert "87.66 USD" in shown and 'class="line"' in shown and "-12.34" in shown and "Freeze" not in shown
+    assert "between 0 and 87.66 USD" in shown
+    assert visit(bob).get(f"/accounts/{paid['source']}").status_code == 404
+
+
+def test_entries_are_paged(visit, alice, paid):
+    first = visit(alice).read(f"/accounts/{paid['source']}?limit=1")
+    further = re.search(r'rel="next" href="([^"]+)"', first)[1].replace("&amp;", "&")
+    visitor = visit(alice)
+    second = visitor.browser.get(further).text
+    assert "-12.34</td>" in first and "-12.34</td>" not in second and "100.00</td>" in second
+    assert visitor.get(f"/accounts/{paid['source']}?cursor=made-up").status_code == 422
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("csv", b"record,"), ("pdf", b"%PDF"), ("camt053", b"<?xml")])
+def test_a_statement_is_saved(visit, alice, bob, paid, kind, begins):
+    today = datetime.now(UTC).date()
+    path = f"/accounts/{paid['source']}/statement?from={today - timedelta(days=1)}&to={today + timedelta(days=1)}&format={kind}"
+    answer = visit(alice).get(path)
+    assert answer.status_code == 200 and answer.data.startswith(begins) and "attachment" in answer.headers["Content-Disposition"]
+    assert visit(bob).get(path).status_code == 404
+    assert visit(alice).get(f"/accounts/{paid['source']}/statement").status_code == 422
+
+
+def test_a_teller_freezes_and_unfreezes_and_the_audit_log_says_why(visit, alice, teller, auditor, paid):
+    visitor, path = visit(teller), f"/accounts/{paid['source']}"
+    assert visitor.send(f"{path}/freeze", reason="Card was stolen").location == f"/console{path}"
+    assert alice.get(f"/accounts/{paid['source']}").json["status"] == "frozen"
+    [row] = auditor.get(f"/audit-logs?entity_id={paid['source']}&action=account.changed").json["data"]
+    assert row["details"] == {"status": "frozen", "reason": "Card was stolen"} and row["actor_id"] == teller.id
+    assert visitor.send(f"{path}/unfreeze", reason="Found").status_code == 303
+    assert alice.get(f"/accounts/{paid['source']}").json["status"] == "active"
+    assert visit(auditor).get(f"{path}/freeze").status_code == 403
+    assert visit(alice).get(f"{path}/freeze").status_code == 403
+
+
+def test_a_teller_does_not_unfreeze_a_colleague(visit, person, teller):
+    account = person("other", Role.TELLER).open_account()["id"]
+    assert visit(teller).send(f"/accounts/{account}/freeze", reason="Joke").status_code == 403
+
+
+@pytest.mark.parametrize(("decision", "becomes"), [("approve", "completed"), ("reject", "failed")])
+def test_an_admin_ends_a_review(visit, alice, bob, admin, funded, post_all, decision, becomes):
+    source, target = funded(alice), funded(bob)
+    rule = {"name": "Large", "expression": f"tx.from_account_id == '{source}'", "effect": "review"}
+    made = admin.post("/rules", rule)
+    assert made.status_code == 201, made.json
+    waiting = alice.post(
+        "/transactions/transfer", {"from_account_id": source, "to_account_id": target, "amount": "5.00", "currency": "USD"}
+    ).json["id"]
+    post_all()
+    visitor = visit(admin)
+    assert waiting in visitor.read("/")
+    assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Called back").location == f"/console/transactions/{waiting}"
+    assert f'class="state {becomes}"' in visitor.read(f"/transactions/{waiting}")
+    assert visitor.send(f"/transactions/{waiting}/{decision}").status_code == 409
+    admin.request("DELETE", f"/rules/{made.json['id']}")
+
+
+def test_schedules_show_their_next_runs(visit, alice, bob, carol, funded):
+    source = funded(alice)
+    body = {
+        "name": "Rent",
+        "transfer": {"from_account_id": source, "to_user_id": bob.id, "amount": "1.00", "currency": "USD"},
+        "recurrence": {"rrule": "FREQ=DAILY", "time_zone": "UTC", "start": "2031-01-01T08:00:00Z"},
+    }
+    made = alice.post("/schedules", body).json["id"]
+    assert made in visit(alice).read("/schedules")
+    shown = visit(alice).read(f"/schedules/{made}")
+    assert "2031-01-01 08:00:00" in shown and "2031-01-05 08:00:00" in shown and "FREQ=DAILY" in shown
+    assert made not in visit(carol).read("/schedules") and visit(carol).get(f"/schedules/{made}").status_code == 404
+
+
+def test_a_batch_shows_how_far_it_is(visit, alice, bob, carol, auditor, funded, post_all):
+    source = funded(alice)
+    transfer = {"type": "transfer", "from_account_id": source, "to_user_id": bob.id, "amount": "1.00", "currency": "USD"}
+    batch = alice.post("/transactions/batch", {"mode": "independent", "transactions": [transfer] * 3}).json["id"]
+    visitor = visit(alice)
+    assert 'max="3" value="0"' in visitor.read(f"/batches/{batch}") and 'hx-trigger="every 1s"' in visitor.read(f"/batches/{batch}")
+    post_all()
+    shown = visitor.read(f"/batches/{batch}/progress")
+    assert 'max="3" value="3"' in shown and "hx-trigger" not in shown
+    assert batch in visit(auditor).read("/batches")
+    assert visit(carol).get(f"/batches/{batch}").status_code == 404
+
+
+def test_filters_are_those_of_the_api(visit, alice, auditor, paid):
+    visitor = visit(alice)
+    assert paid["id"] in visitor.read("/transactions?status=completed&type=transfer")
+    assert paid["id"] not in visitor.read("/transactions?status=failed&type=")
+    assert visitor.get("/transactions?status=gone").status_code == 422
+    assert visitor.get(f"/transactions?user_id={auditor.id}").status_code == 403
+    assert visitor.get(f"/accounts?user_id={auditor.id}").status_code == 403
+    assert visit(auditor).get(f"/accounts?user_id={alice.id}").status_code == 200
+
+
+def test_a_dead_link_is_a_page(client, visit, alice):
+    for answer in (client.get("/console/nowhere"), visit(alice).get("/accounts/00000000-0000-7000-8000-000000000000")):
+        assert answer.status_code == 404 and answer.mimetype == "text/html" and answer.headers["X-Request-ID"] in answer.text
+    # A cursor of another list, which the API answers by a problem.
+    assert visit(alice).get("/transactions?limit=0").mimetype == "text/html"
+
+
+def test_a_bug_is_a_page_that_tells_nothing_of_it(visit, alice, monkeypatch):
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("planted-detail")
+
+    visitor = visit(alice)
+    monkeypatch.setattr("bank.console.accounts.service.search", broken)
+    answer = visitor.get("/accounts")
+    assert answer.status_code == 500 and "planted-detail" not in answer.text and answer.headers["X-Request-ID"] in answer.text

@@ -19,7 +19,7 @@ _EACH_SECONDS = 2
 
 
 def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
-    """Transactions posted per second between the samples, the oldest first. `numbers` are `bank.observability.stats.gather`'s, and may
+    """Transactions posted per second between the samples, to a tenth, the oldest first. `numbers` are `bank.observability.stats.gather`'s, and may
     become a sample. Nothing while Redis is away."""
     sample = json.dumps([round(time.time() * 1000), sum(numbers["posted"].values())])
     try:
@@ -33,4 +33,4 @@ def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
     except RedisError:
         return []
     # A process that ended takes its numbers along.
-    return [Decimal(max(0, b - a) * 1000) / max(1, later - at) for (at, a), (later, b) in pairwise(samples)]
+    return [round(Decimal(max(0, b - a) * 1000) / max(1, later - at), 1) for (at, a), (later, b) in pairwise(samples)]

@@ -73,7 +73,7 @@ def _followed(transaction_id: str) -> dict[str, Any]:
     try:
         service.receipt(transaction_id, viewer(), origin=False)
     except Conflict as error:
-        unsealed = error.detail
+        unsealed = f"{error.title}. {error.detail}"
     logged, audited = [], []
     if principal().may_read_all:
         with reader() as session:

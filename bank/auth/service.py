@@ -73,11 +73,11 @@ class Begun(NamedTuple):
 
 
 def login(name: str, password: str, user_agent: str | None, origin: Origin) -> dict[str, Any]:
-    """Tokens for the user with this username or email and password. Raises what `begin` raises."""
-    return tokens.pair(*begin(name, password, user_agent, origin))
+    """Tokens for the user with this username or email and password. Raises what `begin_login` raises."""
+    return tokens.pair(*begin_login(name, password, user_agent, origin))
 
 
-def begin(name: str, password: str, user_agent: str | None, origin: Origin) -> Begun:
+def begin_login(name: str, password: str, user_agent: str | None, origin: Origin) -> Begun:
     """A new login of the user with this username or email and password.
 
     A wrong password, an unknown name, a frozen and a deleted user are the same InvalidCredentials

@@ -37,7 +37,7 @@ class Session(NamedTuple):
     began_at: int
 
 
-def begin(begun: Begun) -> Response:
+def start(begun: Begun) -> Response:
     """To the first page, with a cookie for a login that has just begun."""
     response = redirect(_next())
     _give(response, Session(begun.user_id, begun.login_id, int(time.time())))

@@ -46,7 +46,7 @@ def begin_login() -> Response:
     try:
         given = loaded(Credentials(), request.form, "next")
         user_agent = request.headers.get("User-Agent", "")[:300] or None
-        return session.begin(logins.begin(given["username"], given["password"], user_agent, context.origin(None)))
+        return session.start(logins.begin_login(given["username"], given["password"], user_agent, context.origin(None)))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)

@@ -40,9 +40,9 @@ _FILL = (
               'FREQ=HOURLY', 'UTC', now(), 'skip', 'skip', 1, 1, now(), 1
          FROM users u CROSS JOIN generate_series(0, 20099) g""",
     """INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
-                                 amount, currency, to_amount, to_currency, reference, schedule_id, version, effective_at, created_at,
+                                 amount, currency, to_amount, to_currency, reference, request_id, schedule_id, version, effective_at, created_at,
                                  completed_at)
-       SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq,
+       SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq, 'Q' || seq,
               CASE seq %% 10 WHEN 0 THEN md5('s' || seq %% 1000)::uuid END, 2, at, at, at
          FROM planned p CROSS JOIN users u""",
     """INSERT INTO schedule_runs (schedule_id, due_at, attempts, transaction_id)
@@ -137,6 +137,8 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&account_id={rare}&type=transfer&status=completed&currency=USD&min_amount=0&max_amount=5",
         f"{history}&user_id={user}",
         f"{history}&reference=R77777",
+        f"{history}&request_id=Q77777",
+        f"{history}&request_id=Q77777&user_id={user}",
         f"{history}&batch_id={batch}",
         f"{history}&batch_id={batch}&account_id={rare}&status=completed",
         f"/transactions/batch/{batch}?limit=20",

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Callable
+from threading import RLock
 from typing import Any
+from weakref import WeakSet
 
 from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 from sqlalchemy import event
-from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
 from bank.db import REPLICA, Databases, db, route
 from bank.money import exponent
@@ -90,18 +92,47 @@ def _tell_breaker(part: str, state: str) -> None:
 
 
 def _watch(name: str, pool: Pool, overflow: int) -> None:
-    """Count a pool's connections as they come, go and are used; it may have `overflow` more than its size."""
+    """Count a pool's connections as they come, go and are used; it may have `overflow` more than its size.
+
+    By what happens, and not by asking the pool: it tells of a connection that comes back before it takes it back, and would be
+    said to have it in use until the next one came. A pool that was disposed of leaves its listeners to the one in its place.
+    """
+    # What a pool that was disposed of still had out must be able to go, and be closed: nothing here holds it or the pool.
+    limit = pool.size() + overflow if isinstance(pool, QueuePool) else 0
+    opened: WeakSet[ConnectionPoolEntry] = WeakSet()
+    used: WeakSet[ConnectionPoolEntry] = WeakSet()
+    # The garbage collector brings back what nobody closed, in whatever thread it runs, this one included.
+    changing = RLock()
     in_use, idle, most = _connections.labels(name, "in_use"), _connections.labels(name, "idle"), _most_connections.labels(name)
 
-    def count(*_: object) -> None:
-        if isinstance(pool, QueuePool):
-            in_use.set(pool.checkedout())
-            idle.set(pool.checkedin())
-            # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
-            most.set(pool.size() + overflow)
+    def show() -> None:
+        in_use.set(len(used))
+        idle.set(len(opened) - len(used))
+        # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
+        most.set(limit)
 
-    for happening in ("checkout", "checkin", "close"):
-        event.listen(pool, happening, count)
+    def taken(connection: object, entry: ConnectionPoolEntry, proxy: object) -> None:
+        with changing:
+            opened.add(entry)
+            used.add(entry)
+            show()
+
+    def back(connection: object, entry: ConnectionPoolEntry) -> None:
+        with changing:
+            used.discard(entry)
+            # One that broke while it was used comes back without a connection.
+            if connection is None:
+                opened.discard(entry)
+            show()
+
+    def closed(connection: object, entry: ConnectionPoolEntry) -> None:
+        with changing:
+            opened.discard(entry)
+            used.discard(entry)
+            show()
+
+    for happening, told in (("checkout", taken), ("checkin", back), ("close", closed)):
+        event.listen(pool, happening, told)
 
 
 def _count_read(response: Response) -> Response:

@@ -1,9 +1,11 @@
 """The metrics: what shows each thing that can happen, and what the docs say of them."""
 
+import gc
 import re
 from typing import get_args
 
 from prometheus_client.metrics import MetricWrapperBase
+from sqlalchemy import create_engine, text
 
 from bank.observability import metrics
 from bank.processing.counters import Happening
@@ -23,3 +25,32 @@ def test_everything_that_can_happen_is_shown() -> None:
 def test_the_table_of_the_docs_names_every_metric_as_it_is() -> None:
     told = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\|", (ROOT / "docs" / "observability.md").read_text(), re.MULTILINE)
     assert {(name, kind, labels.strip()) for name, kind, labels in told} == SHOWN
+
+
+def test_a_connection_that_came_back_is_idle_and_one_that_broke_is_none(config) -> None:
+    engine = create_engine(config.database_url, pool_size=1, max_overflow=1)
+    metrics._watch("tested", engine.pool, 1)
+
+    def counted() -> tuple[float, float]:
+        in_use, idle = (metrics._connections.labels("tested", state)._value.get() for state in ("in_use", "idle"))
+        return in_use, idle
+
+    with engine.connect() as first:
+        assert counted() == (1, 0)
+        with engine.connect():
+            assert counted() == (2, 0)
+        # The pool keeps one: the second to come back takes the free place, the other is closed.
+        assert counted() == (1, 1)
+        first.execute(text("SELECT 1"))
+    assert counted() == (0, 1)
+    with engine.connect() as broken:
+        broken.invalidate()
+    assert counted() == (0, 0)
+    with engine.connect():
+        engine.dispose()
+    # It went back to a pool that is no more, and goes with that.
+    gc.collect()
+    with engine.connect():
+        assert counted() == (1, 0)
+    engine.dispose()
+    assert counted() == (0, 0)

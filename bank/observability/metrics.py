@@ -57,6 +57,7 @@ _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sam
 _sealed = Gauge("bank_sealed_position", "The last event that is under a seal.", multiprocess_mode="mostrecent")
 _sealed_at = Gauge("bank_sealed_timestamp_seconds", "When that event was recorded.", multiprocess_mode="mostrecent")
 _reviews = Gauge("bank_reviews_open_transactions", "Transactions that wait for an administrator's review.", multiprocess_mode="mostrecent")
+_review_age = Gauge("bank_reviews_oldest_seconds", "How long the oldest of them waits.", multiprocess_mode="mostrecent")
 _rates_of = Gauge("bank_fx_rates_day_timestamp_seconds", "The day of the provider's newest rates.", multiprocess_mode="mostrecent")
 _connections = Gauge(
     "bank_database_connections",
@@ -171,6 +172,7 @@ def _show_followers(seen: FollowersSeen) -> None:
 def _show_bank(seen: BankSeen) -> None:
     _sealed.set(seen.sealed_position)
     _reviews.set(seen.open_reviews)
+    _review_age.set(seen.oldest_review_seconds)
     # What has never been is not shown, and is no moment in 1970.
     if seen.sealed_at is not None:
         _sealed_at.set(seen.sealed_at)

@@ -24,9 +24,8 @@ from flask import Flask, Response, g, request
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from psycopg2 import Error
-from psycopg2.extensions import cursor
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
+from sqlalchemy import Engine, event
 
 from bank.config import Config
 from bank.ledger.decide import Outcome, Refusal
@@ -62,7 +61,7 @@ def _start(config: Config) -> None:
         from bank.observability.otlp import Tracers
 
         _tracing = Tracers.sending(config)
-        event.listen(Pool, "connect", _watch)
+        event.listen(Engine, "do_connect", _watch)
 
 
 # ---- Requests ----
@@ -259,27 +258,53 @@ class _Statement:
 _held: ContextVar[list[_Statement] | None] = ContextVar("held_statements", default=None)
 
 
+@contextmanager
+def _sent(text: Any) -> Iterator[None]:
+    """Record a statement, or keep it until it is known whether anybody wants to see it."""
+    statement = _Statement(text, time.time_ns())
+    try:
+        yield
+    except Error as error:
+        statement.error = error.pgcode or "unknown"
+        raise
+    finally:
+        statement.ended = time.time_ns()
+        if (held := _held.get()) is None:
+            statement.record()
+        else:
+            held.append(statement)
+
+
+def _is_seen() -> bool:
+    return _held.get() is not None or trace.get_current_span().is_recording()
+
+
 class _Cursor(cursor):
     """psycopg2's, that tells of what it executes. SQLAlchemy's own events do not see what passes it by (`bank.db.fetch`)."""
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        held = _held.get()
-        if held is None and not trace.get_current_span().is_recording():
+        if not _is_seen():
             super().execute(query, vars)
             return
-        statement = _Statement(query, time.time_ns())
-        try:
+        with _sent(query):
             super().execute(query, vars)
-        except Error as error:
-            statement.error = error.pgcode or "unknown"
-            raise
-        finally:
-            statement.ended = time.time_ns()
-            if held is None:
-                statement.record()
-            else:
-                held.append(statement)
 
 
-def _watch(connection: Any, record: Any) -> None:
-    connection.cursor_factory = _Cursor
+class _Connection(connection):
+    """psycopg2's, that tells of its commits too: no cursor executes these."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = _Cursor
+
+    def commit(self) -> None:
+        # Of what never began nothing crosses the wire.
+        if not _is_seen() or self.info.transaction_status == TRANSACTION_STATUS_IDLE:
+            super().commit()
+            return
+        with _sent("COMMIT"):
+            super().commit()
+
+
+def _watch(dialect: Any, entry: Any, arguments: Any, options: dict[str, Any]) -> None:
+    options["connection_factory"] = _Connection

@@ -23,7 +23,11 @@ def test_a_transfer_is_one_trace(transferred: tuple[Watched, str]) -> None:
     assert (drain.kind, drain.parent_id) == ("CONSUMER", enqueue.span_id)
     assert drain.attributes["bank.transaction_id"] == transaction and drain.attributes["bank.request_id"] == "order-4711"
     # What takes the transfer in, a statement of the request.
-    assert any("INSERT INTO transactions" in sql.attributes["db.query.text"] and sql.parent_id == http.span_id for sql in spans["WITH"])
+    taken = [
+        sql for sql in spans["WITH"] if "INSERT INTO transactions" in sql.attributes["db.query.text"] and sql.parent_id == http.span_id
+    ]
+    [commit] = spans["COMMIT"]
+    assert commit.parent_id == http.span_id and taken[0].end <= commit.start <= commit.end <= enqueue.start
 
 
 def test_the_batch_has_the_statements_and_is_linked_with_its_transactions(transferred: tuple[Watched, str]) -> None:
@@ -41,6 +45,7 @@ def test_the_batch_has_the_statements_and_is_linked_with_its_transactions(transf
     texts = [sql.attributes["db.query.text"] for sql in sorted(statements, key=lambda sql: sql.start)]
     assert "FROM lanes WHERE lane = %s FOR UPDATE SKIP LOCKED" in texts[0]
     assert any("INSERT INTO entries" in text for text in texts) and any(text.startswith("UPDATE lanes") for text in texts)
+    assert texts[-1] == "COMMIT" and texts.count("COMMIT") == 1
     assert all(batch.start <= sql.start <= sql.end <= batch.end for sql in statements)
 
 
@@ -123,11 +128,11 @@ def test_a_collector_that_hangs_fails_no_request_and_holds_up_no_end(environ: di
 _INSTALLED = """
 import sys
 from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from sqlalchemy import Engine
 from bank import create_app
 from bank.observability import traces
 app = create_app()
-print("bank.observability.otlp" in sys.modules, event.contains(Pool, "connect", traces._watch))
+print("bank.observability.otlp" in sys.modules, event.contains(Engine, "do_connect", traces._watch))
 print(sum(each.__module__ == traces.__name__ for each in app.before_request_funcs[None]))
 """
 

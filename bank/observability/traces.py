@@ -130,6 +130,54 @@ def enqueue(submitted_id: str) -> AbstractContextManager[None]:
     return _enqueue(_tracing, submitted_id)
 
 
+class Tick:
+    """The trace of one look at what is due: `trace_id` is what its rows carry, None where nothing is traced."""
+
+    def __init__(self, span: Span | None = None) -> None:
+        self._span = span
+        self._held: list[_Statement] = []
+        self.trace_id = trace.format_trace_id(span.get_span_context().trace_id) if span else None
+
+    @contextmanager
+    def submitted(self, submitted_ids: Sequence[str]) -> Iterator[None]:
+        """It found something and committed it: its statements are sent, and a span for each of these while their bells are rung."""
+        if self._span is None or not self._span.is_recording():
+            yield
+            return
+        assert _tracing is not None
+        _held.set(None)
+        for statement in self._held:
+            statement.record()
+        spans = []
+        for submitted_id in submitted_ids:
+            with _tracing.next_span_is(_span_id(submitted_id)):
+                spans.append(_tracing.kept.start_span("enqueue", kind=SpanKind.PRODUCER, attributes={"bank.submitted_id": submitted_id}))
+        try:
+            yield
+        finally:
+            for span in (*spans, self._span):
+                span.end()
+
+
+@contextmanager
+def tick(name: str) -> Iterator[Tick]:
+    """What runs by the clock and has no request, as a trace of its own; nothing is sent of one that submits nothing: it comes again
+    every other second."""
+    if _tracing is None:
+        yield Tick()
+        return
+    span = _tracing.requests.start_span(name, context.Context(), SpanKind.INTERNAL)
+    made = Tick(span)
+    token = _held.set(made._held) if span.is_recording() else None
+    try:
+        # A span that is not ended is not sent.
+        with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+            yield made
+    finally:
+        if token is not None:
+            _held.reset(token)
+
+
 def _span_id(submitted_id: str) -> int:
     return int(submitted_id.replace("-", "")[16:], 16)
 

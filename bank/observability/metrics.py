@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from http import HTTPMethod
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
@@ -81,6 +82,8 @@ def init_app(app: Flask) -> None:
         _breakers.labels(breaker.name).set(0)
         breaker.listen("metrics", _tell_breaker)
     app.after_request(_count_read)
+    # Before the exporter's own, which was added earlier.
+    app.after_request(_leave_out_what_is_no_method)
     with app.app_context():
         for key, engine in db.engines.items():
             _watch(key or "writer", engine.pool, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["max_overflow"])
@@ -134,6 +137,13 @@ def _watch(name: str, pool: Pool, overflow: int) -> None:
 
     for happening, told in (("checkout", taken), ("checkin", back), ("close", closed)):
         event.listen(pool, happening, told)
+
+
+def _leave_out_what_is_no_method(response: Response) -> Response:
+    """Whoever invents methods, and anybody may, would have twenty series made for each, in every process, for good."""
+    if request.method not in HTTPMethod.__members__:
+        request.prom_exclude_all = True  # type: ignore[attr-defined]
+    return response
 
 
 def _count_read(response: Response) -> Response:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, request
@@ -72,12 +73,13 @@ def _begin() -> None:
     given = g.traceparent
     parent = NonRecordingSpan(_context_of(given[1], int(given[2], 16), TraceFlags(int(given[3], 16)))) if given else trace.INVALID_SPAN
     route = request.url_rule.rule if request.url_rule else None
-    # The route and not the path: that holds ids, and whatever a client put there.
+    # The route and not the path: that holds ids, and whatever a client put there, as the method may.
+    method = request.method if request.method in HTTPMethod.__members__ else "_OTHER"
     span = _tracing.requests.start_span(
-        f"{request.method} {route}" if route else request.method,
+        f"{method} {route}" if route else method,
         trace.set_span_in_context(parent, context.Context()),
         SpanKind.SERVER,
-        {"http.request.method": request.method, "http.route": route or "", "bank.request_id": g.request_id},
+        {"http.request.method": method, "http.route": route or "", "bank.request_id": g.request_id},
     )
     g.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     g.span, g.span_token = span, context.attach(trace.set_span_in_context(span))

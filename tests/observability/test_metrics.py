@@ -2,8 +2,10 @@
 
 import gc
 import re
+from http import HTTPMethod
 from typing import get_args
 
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import create_engine, text
 
@@ -54,3 +56,13 @@ def test_a_connection_that_came_back_is_idle_and_one_that_broke_is_none(config) 
         assert counted() == (1, 0)
     engine.dispose()
     assert counted() == (0, 0)
+
+
+def test_no_caller_makes_labels(client) -> None:
+    def methods() -> set[str]:
+        return {sample.labels["method"] for family in REGISTRY.collect() for sample in family.samples if "method" in sample.labels}
+
+    assert client.get("/health/live").status_code == 200
+    for number in range(3):
+        assert client.open("/health/live", method=f"BREW{number}").status_code == 405
+    assert "GET" in methods() <= set(HTTPMethod.__members__)

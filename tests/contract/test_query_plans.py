@@ -145,6 +145,7 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&hold_id={transaction}&user_id={user}",
         f"{history}&schedule_id={schedule}",
         f"{history}&schedule_id={schedule}&user_id={user}",
+        *[f"{history}&{few}" for few in ("status=pending", "status=held", "type=rollback", "type=rollback&status=completed")],
         f"{history}&review=open",
         f"{history}&review=open&user_id={user}",
         f"/transactions/{transaction}/explanation",

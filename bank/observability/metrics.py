@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPMethod
+from pathlib import Path
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
 from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 from sqlalchemy import event
@@ -71,7 +74,10 @@ _most_connections = Gauge("bank_database_connections_max", "How many those proce
 
 def init_app(app: Flask) -> None:
     """Serve `/metrics`, with requests counted by endpoint and never by path: paths hold ids."""
-    exporter = GunicornInternalPrometheusMetrics if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else PrometheusMetrics
+    exporter = PrometheusMetrics
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        exporter = GunicornInternalPrometheusMetrics
+        app.before_request(_forget_the_dead)
     exporter.for_app_factory(
         group_by="endpoint", defaults_prefix=NO_PREFIX, default_latency_as_histogram=True, excluded_paths=["^/metrics"]
     ).init_app(app)
@@ -87,6 +93,23 @@ def init_app(app: Flask) -> None:
     with app.app_context():
         for key, engine in db.engines.items():
             _watch(key or "writer", engine.pool, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["max_overflow"])
+
+
+def _forget_the_dead() -> None:
+    """Before a scrape let go of what processes that are gone left in their live gauges: the breaker of a worker that was killed would be
+    open for good. gunicorn does so for its own workers; of the others nobody who outlives them knows of metrics."""
+    if request.endpoint != "prometheus_metrics":
+        return
+    for pid in {int(path.stem.rpartition("_")[2]) for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            # Another process that is scraped may have done it meanwhile.
+            with suppress(FileNotFoundError):
+                mark_process_dead(pid)
+        except PermissionError:
+            # It lives, as somebody else's.
+            continue
 
 
 def _tell_breaker(part: str, state: str) -> None:

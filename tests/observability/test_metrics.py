@@ -2,6 +2,8 @@
 
 import gc
 import re
+import subprocess
+import sys
 from http import HTTPMethod
 from typing import get_args
 
@@ -66,3 +68,27 @@ def test_no_caller_makes_labels(client) -> None:
     for number in range(3):
         assert client.open("/health/live", method=f"BREW{number}").status_code == 405
     assert "GET" in methods() <= set(HTTPMethod.__members__)
+
+
+_SCRAPED = """
+import os
+from bank import create_app
+from bank.observability import metrics
+dead = os.fork()
+if dead == 0:
+    # As a worker does that gave a part up and was killed.
+    metrics._breakers.labels("redis").set(2)
+    metrics._posted.labels("transfer").inc()
+    os._exit(0)
+os.waitpid(dead, 0)
+client = create_app().test_client()
+shown = client.get("/metrics").text
+print([line for line in shown.splitlines() if line.startswith(("bank_breaker_state", "bank_transactions_posted"))])
+"""
+
+
+def test_what_a_killed_process_counted_stays_and_what_it_was_in_goes(environ, tmp_path) -> None:
+    told = {**environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", _SCRAPED], env=told, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'bank_breaker_state{part="redis"} 0.0' in done.stdout and 'bank_transactions_posted_total{type="transfer"} 1.0' in done.stdout

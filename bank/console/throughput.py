@@ -19,8 +19,10 @@ _EACH_SECONDS = 2
 
 
 def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
-    """Transactions posted per second between the samples, to a tenth, the oldest first. `numbers` are `bank.observability.stats.gather`'s, and may
-    become a sample. Nothing while Redis is away."""
+    """Transactions posted per second between the samples, to a tenth, the oldest first; none while Redis is away.
+
+    `numbers` are those of `bank.observability.stats.gather`, and may become a sample.
+    """
     sample = json.dumps([round(time.time() * 1000), sum(numbers["posted"].values())])
     try:
         if redis().set(_TURN, "1", nx=True, px=_EACH_SECONDS * 1000 - 200):

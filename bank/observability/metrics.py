@@ -2,14 +2,20 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPMethod
+from pathlib import Path
+from threading import RLock
 from typing import Any
+from weakref import WeakSet
 
 from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 from sqlalchemy import event
-from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
 from bank.db import REPLICA, Databases, db, route
 from bank.money import exponent
@@ -55,6 +61,7 @@ _checked = Gauge("bank_invariants_checked_timestamp_seconds", "When the last sam
 _sealed = Gauge("bank_sealed_position", "The last event that is under a seal.", multiprocess_mode="mostrecent")
 _sealed_at = Gauge("bank_sealed_timestamp_seconds", "When that event was recorded.", multiprocess_mode="mostrecent")
 _reviews = Gauge("bank_reviews_open_transactions", "Transactions that wait for an administrator's review.", multiprocess_mode="mostrecent")
+_review_age = Gauge("bank_reviews_oldest_seconds", "How long the oldest of them waits.", multiprocess_mode="mostrecent")
 _rates_of = Gauge("bank_fx_rates_day_timestamp_seconds", "The day of the provider's newest rates.", multiprocess_mode="mostrecent")
 _connections = Gauge(
     "bank_database_connections",
@@ -67,7 +74,10 @@ _most_connections = Gauge("bank_database_connections_max", "How many those proce
 
 def init_app(app: Flask) -> None:
     """Serve `/metrics`, with requests counted by endpoint and never by path: paths hold ids."""
-    exporter = GunicornInternalPrometheusMetrics if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else PrometheusMetrics
+    exporter = PrometheusMetrics
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        exporter = GunicornInternalPrometheusMetrics
+        app.before_request(_forget_the_dead)
     exporter.for_app_factory(
         group_by="endpoint", defaults_prefix=NO_PREFIX, default_latency_as_histogram=True, excluded_paths=["^/metrics"]
     ).init_app(app)
@@ -78,9 +88,28 @@ def init_app(app: Flask) -> None:
         _breakers.labels(breaker.name).set(0)
         breaker.listen("metrics", _tell_breaker)
     app.after_request(_count_read)
+    # Before the exporter's own, which was added earlier.
+    app.after_request(_leave_out_what_is_no_method)
     with app.app_context():
         for key, engine in db.engines.items():
             _watch(key or "writer", engine.pool, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["max_overflow"])
+
+
+def _forget_the_dead() -> None:
+    """Before a scrape let go of what processes that are gone left in their live gauges: the breaker of a worker that was killed would be
+    open for good. gunicorn does so for its own workers; of the others nobody who outlives them knows of metrics."""
+    if request.endpoint != "prometheus_metrics":
+        return
+    for pid in {int(path.stem.rpartition("_")[2]) for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            # Another process that is scraped may have done it meanwhile.
+            with suppress(FileNotFoundError):
+                mark_process_dead(pid)
+        except PermissionError:
+            # It lives, as somebody else's.
+            continue
 
 
 def _tell_breaker(part: str, state: str) -> None:
@@ -90,18 +119,54 @@ def _tell_breaker(part: str, state: str) -> None:
 
 
 def _watch(name: str, pool: Pool, overflow: int) -> None:
-    """Count a pool's connections as they come, go and are used; it may have `overflow` more than its size."""
+    """Count a pool's connections as they come, go and are used; it may have `overflow` more than its size.
+
+    By what happens, and not by asking the pool: it tells of a connection that comes back before it takes it back, and would be
+    said to have it in use until the next one came. A pool that was disposed of leaves its listeners to the one in its place.
+    """
+    # What a pool that was disposed of still had out must be able to go, and be closed: nothing here holds it or the pool.
+    limit = pool.size() + overflow if isinstance(pool, QueuePool) else 0
+    opened: WeakSet[ConnectionPoolEntry] = WeakSet()
+    used: WeakSet[ConnectionPoolEntry] = WeakSet()
+    # The garbage collector brings back what nobody closed, in whatever thread it runs, this one included.
+    changing = RLock()
     in_use, idle, most = _connections.labels(name, "in_use"), _connections.labels(name, "idle"), _most_connections.labels(name)
 
-    def count(*_: object) -> None:
-        if isinstance(pool, QueuePool):
-            in_use.set(pool.checkedout())
-            idle.set(pool.checkedin())
-            # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
-            most.set(pool.size() + overflow)
+    def show() -> None:
+        in_use.set(len(used))
+        idle.set(len(opened) - len(used))
+        # Here, and not once and for all: gunicorn forks its workers, and each has a pool of its own.
+        most.set(limit)
 
-    for happening in ("checkout", "checkin", "close"):
-        event.listen(pool, happening, count)
+    def taken(connection: object, entry: ConnectionPoolEntry, proxy: object) -> None:
+        with changing:
+            opened.add(entry)
+            used.add(entry)
+            show()
+
+    def back(connection: object, entry: ConnectionPoolEntry) -> None:
+        with changing:
+            used.discard(entry)
+            # One that broke while it was used comes back without a connection.
+            if connection is None:
+                opened.discard(entry)
+            show()
+
+    def closed(connection: object, entry: ConnectionPoolEntry) -> None:
+        with changing:
+            opened.discard(entry)
+            used.discard(entry)
+            show()
+
+    for happening, told in (("checkout", taken), ("checkin", back), ("close", closed)):
+        event.listen(pool, happening, told)
+
+
+def _leave_out_what_is_no_method(response: Response) -> Response:
+    """Whoever invents methods, and anybody may, would have twenty series made for each, in every process, for good."""
+    if request.method not in HTTPMethod.__members__:
+        request.prom_exclude_all = True  # type: ignore[attr-defined]
+    return response
 
 
 def _count_read(response: Response) -> Response:
@@ -140,6 +205,7 @@ def _show_followers(seen: FollowersSeen) -> None:
 def _show_bank(seen: BankSeen) -> None:
     _sealed.set(seen.sealed_position)
     _reviews.set(seen.open_reviews)
+    _review_age.set(seen.oldest_review_seconds)
     # What has never been is not shown, and is no moment in 1970.
     if seen.sealed_at is not None:
         _sealed_at.set(seen.sealed_at)

@@ -18,13 +18,17 @@ _SUSPICIOUS = re.compile(rf"@|%40|://|eyJ|\$argon2|bearer|basic |\[parameters|fa
 # An id, or a number: no rule finds anything in it, and most texts of the lines that a drain writes by the hundred are one.
 _PLAIN = re.compile(r"[0-9a-f.-]*")
 
+# All of a row that PostgreSQL tells of, which cuts each value after 64 bytes: to the next line that SQLAlchemy, PostgreSQL or Python wrote.
+_ROW = r"(?:[^\n]|\n(?!\[SQL|CONTEXT:|STATEMENT:|Traceback|  File )){0,16384}"
+
 # Every repetition has an end, or a long text that almost fits would take a time that grows with its square.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # Who is let in by a URL. A password may hold anything, an @ included, so all up to the last one goes.
     (re.compile(r"://(?:[^\s/@:]{0,64}:\S{0,512}|[^\s/@:]{1,512})@"), f"://{HIDDEN}@"),
     # What SQLAlchemy bound to a statement, and the row that PostgreSQL refused.
     (re.compile(r"\[parameters:[^\n]*", re.IGNORECASE), f"[parameters: {HIDDEN}]"),
-    (re.compile(r"(failing row contains )\(.*\)", re.IGNORECASE), rf"\1({HIDDEN})"),
+    # A value may have line breaks, brackets, or be cut off, so the row goes up to where something of another kind begins.
+    (re.compile(rf"(failing row contains )\({_ROW}", re.IGNORECASE), rf"\1({HIDDEN})"),
     # A name and its value, in a query string, a header, JSON, Python, or JSON that was quoted once more. A value without quotes ends
     # where a list would go on: a password may have spaces.
     (

@@ -18,15 +18,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, request
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from psycopg2 import Error
-from psycopg2.extensions import cursor
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
+from sqlalchemy import Engine, event
 
 from bank.config import Config
 from bank.ledger.decide import Outcome, Refusal
@@ -62,7 +62,7 @@ def _start(config: Config) -> None:
         from bank.observability.otlp import Tracers
 
         _tracing = Tracers.sending(config)
-        event.listen(Pool, "connect", _watch)
+        event.listen(Engine, "do_connect", _watch)
 
 
 # ---- Requests ----
@@ -73,12 +73,13 @@ def _begin() -> None:
     given = g.traceparent
     parent = NonRecordingSpan(_context_of(given[1], int(given[2], 16), TraceFlags(int(given[3], 16)))) if given else trace.INVALID_SPAN
     route = request.url_rule.rule if request.url_rule else None
-    # The route and not the path: that holds ids, and whatever a client put there.
+    # The route and not the path: that holds ids, and whatever a client put there, as the method may.
+    method = request.method if request.method in HTTPMethod.__members__ else "_OTHER"
     span = _tracing.requests.start_span(
-        f"{request.method} {route}" if route else request.method,
+        f"{method} {route}" if route else method,
         trace.set_span_in_context(parent, context.Context()),
         SpanKind.SERVER,
-        {"http.request.method": request.method, "http.route": route or "", "bank.request_id": g.request_id},
+        {"http.request.method": method, "http.route": route or "", "bank.request_id": g.request_id},
     )
     g.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     g.span, g.span_token = span, context.attach(trace.set_span_in_context(span))
@@ -129,6 +130,54 @@ def enqueue(submitted_id: str) -> AbstractContextManager[None]:
     if _tracing is None or not trace.get_current_span().is_recording():
         return nullcontext()
     return _enqueue(_tracing, submitted_id)
+
+
+class Tick:
+    """The trace of one look at what is due: `trace_id` is what its rows carry, None where nothing is traced."""
+
+    def __init__(self, span: Span | None = None) -> None:
+        self._span = span
+        self._held: list[_Statement] = []
+        self.trace_id = trace.format_trace_id(span.get_span_context().trace_id) if span else None
+
+    @contextmanager
+    def submitted(self, submitted_ids: Sequence[str]) -> Iterator[None]:
+        """It found something and committed it: its statements are sent, and a span for each of these while their bells are rung."""
+        if self._span is None or not self._span.is_recording():
+            yield
+            return
+        assert _tracing is not None
+        _held.set(None)
+        for statement in self._held:
+            statement.record()
+        spans = []
+        for submitted_id in submitted_ids:
+            with _tracing.next_span_is(_span_id(submitted_id)):
+                spans.append(_tracing.kept.start_span("enqueue", kind=SpanKind.PRODUCER, attributes={"bank.submitted_id": submitted_id}))
+        try:
+            yield
+        finally:
+            for span in (*spans, self._span):
+                span.end()
+
+
+@contextmanager
+def tick(name: str) -> Iterator[Tick]:
+    """What runs by the clock and has no request, as a trace of its own; nothing is sent of one that submits nothing: it comes again
+    every other second."""
+    if _tracing is None:
+        yield Tick()
+        return
+    span = _tracing.requests.start_span(name, context.Context(), SpanKind.INTERNAL)
+    made = Tick(span)
+    token = _held.set(made._held) if span.is_recording() else None
+    try:
+        # A span that is not ended is not sent.
+        with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+            yield made
+    finally:
+        if token is not None:
+            _held.reset(token)
 
 
 def _span_id(submitted_id: str) -> int:
@@ -259,27 +308,53 @@ class _Statement:
 _held: ContextVar[list[_Statement] | None] = ContextVar("held_statements", default=None)
 
 
+@contextmanager
+def _sent(text: Any) -> Iterator[None]:
+    """Record a statement, or keep it until it is known whether anybody wants to see it."""
+    statement = _Statement(text, time.time_ns())
+    try:
+        yield
+    except Error as error:
+        statement.error = error.pgcode or "unknown"
+        raise
+    finally:
+        statement.ended = time.time_ns()
+        if (held := _held.get()) is None:
+            statement.record()
+        else:
+            held.append(statement)
+
+
+def _is_seen() -> bool:
+    return _held.get() is not None or trace.get_current_span().is_recording()
+
+
 class _Cursor(cursor):
     """psycopg2's, that tells of what it executes. SQLAlchemy's own events do not see what passes it by (`bank.db.fetch`)."""
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        held = _held.get()
-        if held is None and not trace.get_current_span().is_recording():
+        if not _is_seen():
             super().execute(query, vars)
             return
-        statement = _Statement(query, time.time_ns())
-        try:
+        with _sent(query):
             super().execute(query, vars)
-        except Error as error:
-            statement.error = error.pgcode or "unknown"
-            raise
-        finally:
-            statement.ended = time.time_ns()
-            if held is None:
-                statement.record()
-            else:
-                held.append(statement)
 
 
-def _watch(connection: Any, record: Any) -> None:
-    connection.cursor_factory = _Cursor
+class _Connection(connection):
+    """psycopg2's, that tells of its commits too: no cursor executes these."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = _Cursor
+
+    def commit(self) -> None:
+        # Of what never began nothing crosses the wire.
+        if not _is_seen() or self.info.transaction_status == TRANSACTION_STATUS_IDLE:
+            super().commit()
+            return
+        with _sent("COMMIT"):
+            super().commit()
+
+
+def _watch(dialect: Any, entry: Any, arguments: Any, options: dict[str, Any]) -> None:
+    options["connection_factory"] = _Connection

@@ -55,11 +55,13 @@ class FollowersSeen:
 @dataclass(frozen=True, slots=True)
 class BankSeen:
     """What the sweeper saw of what nothing else counts: the last event that is sealed and when it was recorded (0 and None while
-    nothing is), how many transactions wait for a review, and the day of the newest provider's rates. Moments are seconds since 1970."""
+    nothing is), how many transactions wait for a review and for how long the oldest of them does (0 while none does), and the day
+    of the newest provider's rates. Moments are seconds since 1970."""
 
     sealed_position: int
     sealed_at: float | None
     open_reviews: int
+    oldest_review_seconds: float
     rates_of: float | None
 
 

@@ -23,9 +23,12 @@ _UNHEARD_SECONDS = 3.0
 _BANK = text("""
     SELECT COALESCE(b.last, 0) AS sealed_position,
            (SELECT EXTRACT(epoch FROM e.recorded_at)::float8 FROM events e WHERE e.position = b.last) AS sealed_at,
-           (SELECT count(*) FROM transactions WHERE review = 'open') AS open_reviews,
+           r.open_reviews, r.oldest_review_seconds,
            (SELECT EXTRACT(epoch FROM max(day))::float8 FROM fx_rates WHERE revision = 0) AS rates_of
-      FROM (SELECT max(last) AS last FROM blocks) b
+      FROM (SELECT max(last) AS last FROM blocks) b,
+           (SELECT count(*) AS open_reviews,
+                   COALESCE(EXTRACT(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_review_seconds
+              FROM transactions WHERE review = 'open') r
 """)
 
 

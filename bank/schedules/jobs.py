@@ -22,6 +22,7 @@ from bank.fx import service as fx
 from bank.fx.service import Agreed
 from bank.ledger.decide import FailureCode
 from bank.ledger.system import lane_of
+from bank.observability import traces
 from bank.processing.counters import counters
 from bank.processing.queue import bells
 from bank.schedules import store
@@ -65,17 +66,19 @@ _Work = Callable[[Session, datetime], tuple[list[Due], list[Run]]]
 
 
 def _take(work: _Work, now: datetime | None) -> int:
-    with unit_of_work() as session:
-        connection = session.connection()
-        at: datetime = now or connection.exec_driver_sql("SELECT now()").scalar_one()
-        schedules, runs = work(session, at)
-        if runs:
-            store.record(connection, schedules, runs)
-    lanes = [run.transaction[1].lane for run in runs if run.transaction is not None]
-    if lanes:
-        counters.accepted(TransactionType.TRANSFER.value, len(lanes))
-    for lane in sorted(set(lanes)):
-        bells.ring(lane)
+    with traces.tick("run schedules") as traced:
+        with unit_of_work() as session:
+            connection = session.connection()
+            at: datetime = now or connection.exec_driver_sql("SELECT now()").scalar_one()
+            schedules, runs = work(session, at)
+            if runs:
+                store.record(connection, schedules, runs, traced.trace_id)
+        submitted = [run.transaction for run in runs if run.transaction is not None]
+        if submitted:
+            counters.accepted(TransactionType.TRANSFER.value, len(submitted))
+            with traced.submitted([transaction_id for transaction_id, _ in submitted]):
+                for lane in sorted({event.lane for _, event in submitted}):
+                    bells.ring(lane)
     return len(schedules)
 
 
@@ -142,7 +145,7 @@ def _try(session: Session, schedule: Due, due_at: datetime, attempt: int, now: d
         except Unprocessable:
             # Less than a minor unit at the rate of today, or more than the ledger takes.
             refused = FailureCode.AMOUNT_OUT_OF_RANGE.value
-    transaction = None if refused else (new_id(), _submission(session, schedule, agreed))
+    transaction = None if refused else (traces.marked(new_id()), _submission(session, schedule, agreed))
     again = attempt < schedule.retry_attempts
     event = ScheduleRan(
         due_at=_told(due_at),

@@ -286,8 +286,8 @@ WITH wanted AS MATERIALIZED (
                              unnest(%(actors)s::uuid[]), unnest(%(keys)s::text[])) WITH ORDINALITY
                     AS w (id, data, schedule_id, actor_id, request_id, n)
 ), event AS (
-    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id)
-    SELECT id, 1, 'TransactionSubmitted', %(schema)s, data, actor_id, request_id FROM wanted ORDER BY n
+    INSERT INTO events (stream_id, version, type, schema, data, actor_id, request_id, trace_id)
+    SELECT id, 1, 'TransactionSubmitted', %(schema)s, data, actor_id, request_id, %(trace_id)s FROM wanted ORDER BY n
     RETURNING position, stream_id, data, actor_id, request_id, trace_id, recorded_at
 ), audited AS (
     INSERT INTO audit_logs (entity_type, entity_id, action, details, actor_id, request_id)
@@ -306,8 +306,8 @@ WITH told AS MATERIALIZED (
                              json_array_elements(%(events)s::json), unnest(%(keys)s::text[])) WITH ORDINALITY
                     AS w (stream_id, version, type, data, request_id, n)
 ), event AS (
-    INSERT INTO events (stream_id, version, type, data, request_id)
-    SELECT stream_id, version, type, data, request_id FROM told ORDER BY n
+    INSERT INTO events (stream_id, version, type, data, request_id, trace_id)
+    SELECT stream_id, version, type, data, request_id, %(trace_id)s FROM told ORDER BY n
     RETURNING stream_id, data, recorded_at
 ), run AS MATERIALIZED (
     SELECT e.stream_id, e.recorded_at, r.*
@@ -330,8 +330,8 @@ UPDATE schedules s
 """
 
 
-def record(connection: Connection, schedules: Sequence[Due], runs: Sequence[Run]) -> None:
-    """Write the runs with their events and pending transactions, and where the locked `schedules` stand afterwards.
+def record(connection: Connection, schedules: Sequence[Due], runs: Sequence[Run], trace_id: str | None = None) -> None:
+    """Write the runs with their events and pending transactions, under `trace_id`, and where the locked `schedules` stand afterwards.
 
     Raises sqlalchemy.exc.IntegrityError when a first try has been recorded before.
     """
@@ -346,6 +346,7 @@ def record(connection: Connection, schedules: Sequence[Due], runs: Sequence[Run]
                 "schedules": [run.schedule_id for run, _, _ in paid],
                 "actors": [run.actor_id for run, _, _ in paid],
                 "keys": [run.key for run, _, _ in paid],
+                "trace_id": trace_id,
             },
         )
     connection.exec_driver_sql(
@@ -356,6 +357,7 @@ def record(connection: Connection, schedules: Sequence[Due], runs: Sequence[Run]
             "types": [type(run.event).__name__ for run in runs],
             "events": _json(run.event for run in runs),
             "keys": [run.key for run in runs],
+            "trace_id": trace_id,
             "schedules": [schedule.id for schedule in schedules],
             "last_versions": [schedule.version for schedule in schedules],
             "next_runs": [schedule.next_run_at for schedule in schedules],

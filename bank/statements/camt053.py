@@ -21,11 +21,16 @@ from bank.statements.service import Line, Statement
 # remittance information (Max140Text).
 _MOST_DIGITS, _REFERENCE, _REMITTANCE = 18, 35, 140
 
+# And of the name of an account (Max70Text) and of its owner (Max140Text).
+_ACCOUNT_NAME, _OWNER_NAME = 70, 140
+
 
 def camt053_of(made: Statement) -> bytes:
     """The document. Raises Unprocessable for a balance of more digits than ISO 20022 has."""
     made_at, currency = XmlDateTime.from_datetime(made.made_at), made.account.currency
-    balances = ("OPBD", made.opening, made.since), ("CLBD", made.closing, made.until - timedelta(days=1))
+    # A day that is not over has no closing balance yet, only that of a moment.
+    last = ("ITBD", made.closing, _moment(made_at)) if made.interim else ("CLBD", made.closing, _day(made.until - timedelta(days=1)))
+    balances = ("OPBD", made.opening, _day(made.since)), last
     document = camt.Document(
         bk_to_cstmr_stmt=camt.BankToCustomerStatementV08(
             grp_hdr=camt.GroupHeader81(msg_id=uuid4().hex, cre_dt_tm=made_at),
@@ -35,7 +40,12 @@ def camt053_of(made: Statement) -> bytes:
                     id=uuid5(UUID(made.account.account_id), f"{made.since}/{made.until}").hex,
                     cre_dt_tm=made_at,
                     fr_to_dt=camt.DateTimePeriod1(fr_dt_tm=_midnight(made.since), to_dt_tm=_midnight(made.until)),
-                    acct=camt.CashAccount39(id=_account(made.account.account_id), ccy=currency),
+                    acct=camt.CashAccount39(
+                        id=_account(made.account.account_id),
+                        ccy=currency,
+                        nm=made.name[:_ACCOUNT_NAME] if made.name else None,
+                        ownr=camt.PartyIdentification135(nm=made.holder[:_OWNER_NAME]),
+                    ),
                     bal=[_balance(*balance, currency) for balance in balances],
                     ntry=[_entry(line, currency) for line in made.lines],
                 )
@@ -69,10 +79,14 @@ def _day(day: date) -> camt.DateAndDateTime2Choice:
     return camt.DateAndDateTime2Choice(dt=XmlDate.from_date(day))
 
 
-def _balance(code: str, minor: int, day: date, currency: str) -> camt.CashBalance8:
+def _moment(at: XmlDateTime) -> camt.DateAndDateTime2Choice:
+    return camt.DateAndDateTime2Choice(dt_tm=at)
+
+
+def _balance(code: str, minor: int, at: camt.DateAndDateTime2Choice, currency: str) -> camt.CashBalance8:
     amount, side = _money(minor, currency)
     kind = camt.BalanceType13(cd_or_prtry=camt.BalanceType10Choice(cd=code))
-    return camt.CashBalance8(tp=kind, amt=amount, cdt_dbt_ind=side, dt=_day(day))
+    return camt.CashBalance8(tp=kind, amt=amount, cdt_dbt_ind=side, dt=at)
 
 
 def _entry(line: Line, currency: str) -> camt.ReportEntry10:

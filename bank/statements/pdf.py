@@ -47,7 +47,8 @@ def pdf_of(made: Statement) -> bytes:
     pages.cell(0, 7, "Statement of account", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     pages.set_font("Helvetica", size=8)
     for told in (
-        f"Account {made.account.account_id} in {currency}",
+        shown(f"Holder {made.holder}"),
+        shown(f"Account {made.account.account_id} in {currency}{f', {made.name}' if made.name else ''}"),
         f"Value dates {made.since} to {last} (UTC), both included; made {timestamp(made.made_at)}",
     ):
         pages.cell(0, _ROW, told, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
@@ -68,7 +69,16 @@ def pdf_of(made: Statement) -> bytes:
         )
         amount, balance = (format_amount(minor, currency) for minor in (line.amount, line.balance))
         _row(pages, (str(line.booked_on), str(line.value_on), told, amount, balance))
-    _row(pages, ("", str(last), "Closing balance", "", format_amount(made.closing, currency)))
+    _row(
+        pages,
+        (
+            "",
+            str(last),
+            "Balance so far, before the last day is over" if made.interim else "Closing balance",
+            "",
+            format_amount(made.closing, currency),
+        ),
+    )
     return bytes(pages.output())
 
 

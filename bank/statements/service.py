@@ -5,7 +5,7 @@ statement begins where the one before ends. An entry that is backdated later int
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 
 from sqlalchemy import text
 
@@ -42,11 +42,19 @@ class Statement:
     """An account's lines from the day `since` to the day before `until`; balances in minor units."""
 
     account: Holder
+    # The username of whose account it is, the only name that the bank knows; and what the owner calls the account.
+    holder: str
+    name: str | None
     since: date
     until: date
     made_at: datetime
     opening: int
     lines: tuple[Line, ...]
+
+    @property
+    def interim(self) -> bool:
+        """Whether the last day was not over when this was made, so that the closing balance may still change by the day's own entries."""
+        return self.made_at < datetime.combine(self.until, time.min, UTC)
 
     @property
     def closing(self) -> int:
@@ -57,16 +65,20 @@ class Statement:
 # One statement: a batch that is posted between two would be among the lines and not in the opening. The other side of an entry is what
 # every party sees of its transaction; the outside, and the bank's own account that an exchange goes through, are none.
 _STATEMENT = text(
-    """SELECT opening.balance AS opening, line.*, t.type, t.description, t.reference, t.reverses_id::text AS reverses_id,
+    """SELECT opening.balance AS opening, u.username AS holder, a.name, line.*,
+              t.type, t.description, t.reference, t.reverses_id::text AS reverses_id,
               CASE WHEN line.amount > 0 THEN t.from_account_id ELSE t.to_account_id END::text AS counterparty_id
-         FROM (SELECT COALESCE((SELECT closing FROM daily_balances
-                                 WHERE account_id = :account AND day < :since ORDER BY day DESC LIMIT 1), 0)) AS opening (balance)
+         FROM accounts a
+         JOIN users u ON u.id = a.user_id
+        CROSS JOIN (SELECT COALESCE((SELECT closing FROM daily_balances
+                                      WHERE account_id = :account AND day < :since ORDER BY day DESC LIMIT 1), 0)) AS opening (balance)
          LEFT JOIN LATERAL (
               SELECT version, transaction_id, amount, effective_at, posted_at FROM entries
                WHERE account_id = :account AND effective_at >= CAST(CAST(:since AS date) AS timestamptz)
                  AND effective_at < CAST(CAST(:until AS date) AS timestamptz)
                ORDER BY effective_at, version LIMIT :most) AS line ON true
          LEFT JOIN transactions t ON t.id = line.transaction_id
+        WHERE a.id = :account
         ORDER BY line.effective_at, line.version"""
 )
 
@@ -103,4 +115,4 @@ def statement(held: Holder, since: date, until: date, most: int) -> Statement:
                 row.reverses_id,
             )
         )
-    return Statement(held, since, until, made_at, opening, tuple(lines))
+    return Statement(held, rows[0].holder, rows[0].name, since, until, made_at, opening, tuple(lines))

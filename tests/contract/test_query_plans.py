@@ -40,8 +40,8 @@ _FILL = (
               'FREQ=HOURLY', 'UTC', now(), 'skip', 'skip', 1, 1, now(), 1
          FROM users u CROSS JOIN generate_series(0, 20099) g""",
     """INSERT INTO transactions (id, seq, lane, type, status, from_user_id, to_user_id, from_account_id, to_account_id,
-                                 amount, currency, to_amount, to_currency, reference, request_id, schedule_id, version, effective_at, created_at,
-                                 completed_at)
+                                 amount, currency, to_amount, to_currency, reference, request_id, schedule_id, version, effective_at,
+                                 created_at, completed_at)
        SELECT p.id, seq, seq %% 8, 'transfer', 'completed', u.id, u.id, source, target, 1, 'USD', 1, 'USD', 'R' || seq, 'Q' || seq,
               CASE seq %% 10 WHEN 0 THEN md5('s' || seq %% 1000)::uuid END, 2, at, at, at
          FROM planned p CROSS JOIN users u""",
@@ -147,6 +147,7 @@ def reads(client: FlaskClient) -> list[str]:
         f"{history}&hold_id={transaction}&user_id={user}",
         f"{history}&schedule_id={schedule}",
         f"{history}&schedule_id={schedule}&user_id={user}",
+        *[f"{history}&{few}" for few in ("status=pending", "status=held", "type=rollback", "type=rollback&status=completed")],
         f"{history}&review=open",
         f"{history}&review=open&user_id={user}",
         f"/transactions/{transaction}/explanation",

@@ -13,8 +13,10 @@ from werkzeug.test import TestResponse
 
 from bank.audit import outcomes
 from bank.db import reader, unit_of_work
+from bank.processing.counters import BankSeen, counters
 from bank.processing.expiry import expire_holds
 from bank.processing.queue import bells
+from bank.processing.tasks import sweep
 from bank.transactions import review
 from bank.users.models import Role
 from tests.conftest import Person
@@ -95,6 +97,20 @@ def test_a_rule_that_this_version_cannot_read_stops_what_it_is_asked_about_and_n
     denied = pay(alice, *accounts, "1.00")
     assert failures(denied) == ["rule_denied"]
     assert "no `mount`" in rules_of(explain(auditor, denied))[0]["error"]
+
+
+def test_the_sweeper_sees_how_long_the_oldest_review_waits(app, held) -> None:
+    seen: list[object] = []
+    counters.listen("reviews", seen.append)
+    with app.app_context():
+        with unit_of_work() as session:
+            session.execute(
+                text("UPDATE transactions SET created_at = created_at - interval '1 hour' WHERE id = CAST(:id AS uuid)"),
+                {"id": held["id"]},
+            )
+        sweep()
+    [bank] = [each for each in seen if isinstance(each, BankSeen)]
+    assert bank.open_reviews >= 1 and bank.oldest_review_seconds >= 3600
 
 
 def test_a_limit_comes_before_a_rule_and_funds_before_both(alice, accounts, set_limit, set_rule, pay):

@@ -175,7 +175,10 @@ REDACTED = {
     "[SQL: UPDATE users SET x = %(x)s]\n[parameters: {'x': 'hunter22'}]\n(Background)": (
         "[SQL: UPDATE users SET x = %(x)s]\n[parameters: ***]\n(Background)"
     ),
-    "DETAIL:  Failing row contains (7, bob, hunter22).": "DETAIL:  Failing row contains (***).",
+    "DETAIL:  Failing row contains (7, bob, hunter22).": "DETAIL:  Failing row contains (***)",
+    "DETAIL:  Failing row contains (7, hunter\n22), 8).\nCONTEXT:  COPY": "DETAIL:  Failing row contains (***)\nCONTEXT:  COPY",
+    "DETAIL:  Failing row contains (7, hunter\n22).\n\n[SQL: INSERT]": "DETAIL:  Failing row contains (***)\n[SQL: INSERT]",
+    "DETAIL:  Failing row contains (7, hunter22": "DETAIL:  Failing row contains (***)",
     "Key (lower(email))=(bob@example.com) already exists.": "Key (lower(email))=(b***@example.com) already exists.",
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from bank.config import Config, ConfigError
 from tests.observability.conftest import SPAN, TRACE, Watched
+from tests.observability.sink import Sink
 from tests.processes import HOST, query, wait_until
 
 
@@ -23,7 +24,11 @@ def test_a_transfer_is_one_trace(transferred: tuple[Watched, str]) -> None:
     assert (drain.kind, drain.parent_id) == ("CONSUMER", enqueue.span_id)
     assert drain.attributes["bank.transaction_id"] == transaction and drain.attributes["bank.request_id"] == "order-4711"
     # What takes the transfer in, a statement of the request.
-    assert any("INSERT INTO transactions" in sql.attributes["db.query.text"] and sql.parent_id == http.span_id for sql in spans["WITH"])
+    taken = [
+        sql for sql in spans["WITH"] if "INSERT INTO transactions" in sql.attributes["db.query.text"] and sql.parent_id == http.span_id
+    ]
+    [commit] = spans["COMMIT"]
+    assert commit.parent_id == http.span_id and taken[0].end <= commit.start <= commit.end <= enqueue.start
 
 
 def test_the_batch_has_the_statements_and_is_linked_with_its_transactions(transferred: tuple[Watched, str]) -> None:
@@ -41,6 +46,7 @@ def test_the_batch_has_the_statements_and_is_linked_with_its_transactions(transf
     texts = [sql.attributes["db.query.text"] for sql in sorted(statements, key=lambda sql: sql.start)]
     assert "FROM lanes WHERE lane = %s FOR UPDATE SKIP LOCKED" in texts[0]
     assert any("INSERT INTO entries" in text for text in texts) and any(text.startswith("UPDATE lanes") for text in texts)
+    assert texts[-1] == "COMMIT" and texts.count("COMMIT") == 1
     assert all(batch.start <= sql.start <= sql.end <= batch.end for sql in statements)
 
 
@@ -123,11 +129,11 @@ def test_a_collector_that_hangs_fails_no_request_and_holds_up_no_end(environ: di
 _INSTALLED = """
 import sys
 from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from sqlalchemy import Engine
 from bank import create_app
 from bank.observability import traces
 app = create_app()
-print("bank.observability.otlp" in sys.modules, event.contains(Pool, "connect", traces._watch))
+print("bank.observability.otlp" in sys.modules, event.contains(Engine, "do_connect", traces._watch))
 print(sum(each.__module__ == traces.__name__ for each in app.before_request_funcs[None]))
 """
 
@@ -143,3 +149,48 @@ def test_nothing_is_installed_where_nothing_is_traced(environ: dict[str, str], u
 def test_an_address_is_a_url_without_secrets(environ: dict[str, str], url: str) -> None:
     with pytest.raises(ConfigError, match="BANK_TRACES_URL"):
         Config.from_env({**environ, "BANK_TRACES_URL": url})
+
+
+_TICKED = """
+import sys
+from datetime import datetime
+from bank import create_app
+from bank.processing.processor import drain_once
+from bank.schedules import jobs
+app = create_app()
+with app.app_context():
+    print(jobs.run_due(datetime.fromisoformat(sys.argv[1])), flush=True)
+    for lane in range(4):
+        drain_once(lane)
+    # Nothing is due any more.
+    jobs.run_due(datetime.fromisoformat(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("percent", "kept"), [("100", True), ("0", False)])
+def test_what_a_schedule_submits_is_traced_from_the_look_at_what_is_due(environ, app, person, funded, percent: str, kept: bool) -> None:
+    alice = person("traced_alice")
+    source, target = funded(alice, "100.00"), funded(alice, None)
+    transfer = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD"}
+    due = "2031-01-31T08:00:00Z"
+    made = alice.post("/schedules", {"transfer": transfer, "recurrence": {"rrule": "FREQ=DAILY;COUNT=1", "time_zone": "UTC", "start": due}})
+    assert made.status_code == 201, made.json
+    with Sink() as sink:
+        told = {**environ, "BANK_TRACES_URL": sink.url, "BANK_TRACES_PERCENT": percent}
+        done = subprocess.run([sys.executable, "-c", _TICKED, due], env=told, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr
+    rows = query(environ, "SELECT id::text, trace_id FROM transactions WHERE schedule_id = %s::uuid", made.json["id"])
+    [(transaction, trace_id)] = rows
+    assert len(trace_id) == 32
+    spans = sink.of(trace_id)
+    if not kept:
+        assert sink.spans == []
+        return
+    [look] = spans["run schedules"]
+    [enqueue] = [span for span in spans["enqueue"] if span.attributes["bank.submitted_id"] == transaction]
+    [drain] = [span for span in spans["drain"] if span.attributes["bank.transaction_id"] == transaction]
+    assert (look.parent_id, enqueue.parent_id, drain.parent_id) == ("", look.span_id, enqueue.span_id)
+    assert {sql.parent_id for sql in spans["COMMIT"]} == {look.span_id}
+    assert any("INSERT INTO transactions" in sql.attributes["db.query.text"] for sql in spans["WITH"])
+    # The looks that found nothing are not there.
+    assert len([span for span in sink.spans if span.name == "run schedules"]) == 1

@@ -216,7 +216,7 @@ def test_rules_that_take_long_to_look_through_are_left_to_the_next_unit_of_work(
     # Each look at the clock is a second later.
     monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     record = store.record
-    monkeypatch.setattr(store, "record", lambda connection, due, runs: (recorded.append(len(due)), record(connection, due, runs)))
+    monkeypatch.setattr(store, "record", lambda connection, due, *rest: (recorded.append(len(due)), record(connection, due, *rest)))
     run("2030-01-31T08:00:00Z")
     assert recorded == [1, 1, 1]
     assert [each["status"] for schedule in schedules for each in history(alice, schedule)] == ["completed"] * 3

@@ -3,6 +3,7 @@
 import csv
 import io
 import zlib
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from urllib.parse import quote
@@ -143,7 +144,9 @@ def test_camt053_is_read_by_the_types_of_iso_20022(owner, booked):
         each.findtext("c:Tp/c:CdOrPrtry/c:Cd", None, CAMT): each.findtext("c:Amt", None, CAMT)
         for each in document.iter(f"{{{NAMESPACE}}}Bal")
     }
-    assert balances == {"OPBD": "0.00", "CLBD": "101.00"}
+    # The last of these days is far from over.
+    assert balances == {"OPBD": "0.00", "ITBD": "101.00"}
+    assert document.findtext(".//c:Acct/c:Ownr/c:Nm", "", CAMT).startswith("statements_owner")
     entries = list(document.iter(f"{{{NAMESPACE}}}Ntry"))
     told = [tuple(each.findtext(f"c:{name}", None, CAMT) for name in ("Amt", "CdtDbtInd", "RvslInd")) for each in entries]
     assert told == [("1.00", "CRDT", None), ("100.00", "CRDT", None), ("5.00", "DBIT", None), ("5.00", "CRDT", "true")]
@@ -158,12 +161,19 @@ def test_the_check_of_camt053_sees_what_is_wrong(owner, booked):
         assert objections(ET.fromstring(broken), Document), wrong
 
 
-def made(count, description="Rent"):
+def made(count, description="Rent", made_at=FIRST):
     line = Line(
         1, date(2024, 1, 1), date(2024, 1, 1), 1, 1, "019b2f6e-8a00-7000-8000-000000000002", "credit", None, description, None, None
     )
     return Statement(
-        Holder("019b2f6e-8a00-7000-8000-000000000001", "", "USD"), date(2024, 1, 1), date(2024, 2, 1), FIRST, 0, (line,) * count
+        Holder("019b2f6e-8a00-7000-8000-000000000001", "", "USD"),
+        "alice",
+        "Household",
+        date(2024, 1, 1),
+        date(2024, 2, 1),
+        made_at,
+        0,
+        (line,) * count,
     )
 
 
@@ -181,7 +191,7 @@ def streams(pdf):
 def test_pdf_has_numbered_pages_and_shows_what_its_font_lacks(owner, booked):
     response = read(owner, booked[0], *DAYS, Accept="application/pdf")
     assert (response.mimetype, response.data[:5]) == ("application/pdf", b"%PDF-")
-    assert "101.00" in "".join(streams(response.data))
+    assert "101.00" in "".join(streams(response.data)) and "Holder statements_owner" in "".join(streams(response.data))
     pages = streams(pdf_of(made(200)))
     numbered = [page for page in pages if "Page " in page]
     assert len(numbered) > 2
@@ -191,9 +201,35 @@ def test_pdf_has_numbered_pages_and_shows_what_its_font_lacks(owner, booked):
 
 def test_camt053_refuses_a_balance_that_iso_20022_cannot_write():
     with pytest.raises(service.Unprocessable):
-        camt053_of(
-            Statement(Holder("019b2f6e-8a00-7000-8000-000000000001", "", "USD"), date(2024, 1, 1), date(2024, 2, 1), FIRST, 10**18, ())
-        )
+        camt053_of(replace(made(0), opening=10**18))
+
+
+@pytest.mark.parametrize(
+    ("made_at", "code", "at"),
+    [
+        (datetime(2024, 1, 31, 23, 59, 59, tzinfo=UTC), "ITBD", ("DtTm", "2024-01-31T23:59:59Z")),
+        (datetime(2024, 2, 1, tzinfo=UTC), "CLBD", ("Dt", "2024-01-31")),
+    ],
+)
+def test_a_balance_is_a_closing_one_once_the_day_is_over(made_at, code, at):
+    statement = made(1, made_at=made_at)
+    document = ET.fromstring(camt053_of(statement))
+    assert objections(document, Document) == []
+    _, last = document.iter(f"{{{NAMESPACE}}}Bal")
+    assert last.findtext("c:Tp/c:CdOrPrtry/c:Cd", None, CAMT) == code
+    assert last.findtext(f"c:Dt/c:{at[0]}", None, CAMT) == at[1]
+    shown_balance = "Balance so far" if code == "ITBD" else "Closing balance"
+    assert shown_balance in "".join(streams(pdf_of(statement)))
+
+
+def test_a_statement_names_the_account_and_whose_it_is():
+    statement = replace(made(1), name="H" * 100)
+    text = "".join(streams(pdf_of(statement)))
+    assert "Holder alice" in text and "H" * 100 in text
+    document = ET.fromstring(camt053_of(statement))
+    assert objections(document, Document) == []
+    assert document.findtext(".//c:Acct/c:Nm", None, CAMT) == "H" * 70
+    assert document.findtext(".//c:Acct/c:Ownr/c:Nm", None, CAMT) == "alice"
 
 
 def test_format_and_accept(owner, booked):

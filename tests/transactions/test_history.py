@@ -217,3 +217,32 @@ def test_a_transaction_that_has_not_changed_is_not_sent_again(past, post_all):
     etag = alice.get(f"/transactions/{pending}").headers["ETag"]
     post_all()
     assert alice.get(f"/transactions/{pending}", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_staff_find_what_waits_or_is_held_over_all_lanes(person, teller, funded, post_all):
+    alice, bob, carol, dave = (person(name) for name in ("waits_a", "waits_b", "waits_c", "waits_d"))
+    sources, target = [funded(who) for who in (alice, bob, carol)], funded(dave, None)
+    post_all()
+
+    def pay(who, source, **more):
+        response = who.post(
+            "/transactions/transfer",
+            {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD", **more},
+        )
+        assert response.status_code == 202, response.text
+        return response.json["id"]
+
+    sent = [pay(who, source) for who, source in zip((alice, bob, carol), sources, strict=True)]
+    held = pay(alice, sources[0], hold=True)
+    waiting = "/transactions/history?status=pending"
+    own = [*sent, held]
+    # Others' of the suite may be there too: all of ours, newest first, on pages of any size.
+    for limit in (2, 200):
+        found = [each for page in pages(teller, waiting, limit) for each in page]
+        assert [each for each in found if each in own] == own[::-1]
+    assert ids(teller.get(f"{waiting}&type=rollback")) == []
+    post_all()
+    assert not set(own) & set(ids(teller.get(f"{waiting}&limit=200")))
+    assert held in ids(teller.get("/transactions/history?status=held"))
+    back = go_back(dave, sent[0], post_all)
+    assert ids(teller.get("/transactions/history?type=rollback&limit=1")) == [back]

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missi
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         # As root it has no sandbox; what it opens is ours.
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"] if os.geteuid() == 0 else [])

@@ -83,6 +83,12 @@ def _seed(text: str) -> str:
     return text.lower()
 
 
+def _long(text: str) -> str:
+    if len(text.encode()) < 32:
+        raise ValueError("must be at least 32 bytes")
+    return text
+
+
 def _keys(text: str) -> tuple[str, ...]:
     keys = _list(text)
     if not all(re.fullmatch(r"[0-9a-fA-F]{64}", key) for key in keys):
@@ -122,6 +128,20 @@ class Config:
         "BANK_REFRESH_TOKEN_SECONDS", 2_592_000, _whole(60, 31_536_000), "How long a login lives when it is not refreshed."
     )
     password_min_length: int = _setting("BANK_PASSWORD_MIN_LENGTH", 12, _whole(8, 64), "The shortest password taken, in characters.")
+    totp_for_admins: bool = _setting(
+        "BANK_TOTP_FOR_ADMINS",
+        False,
+        _yes_or_no,
+        "Whether administrators must have a second factor: one who has none can only enrol.",
+    )
+    totp_key: str = _setting(
+        "BANK_TOTP_KEY",
+        "",
+        _long,
+        "Encrypts the secrets of second factors: at least 32 bytes. None by default: `JWT_SECRET_KEY` does, whose old value belongs here "
+        "when that is changed.",
+        secret=True,
+    )
     self_service_deposits: bool = _setting(
         "BANK_SELF_SERVICE_DEPOSITS",
         False,
@@ -275,6 +295,8 @@ class Config:
             wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
         if len(set(self.jwt_secret)) < 10:
             wrong.append("JWT_SECRET_KEY: is too regular to be secret; use `openssl rand -hex 32`")
+        if self.totp_key and len(set(self.totp_key)) < 10:
+            wrong.append("BANK_TOTP_KEY: is too regular to be secret; use `openssl rand -hex 32`")
         if self.seal_key and len(set(self.seal_key)) < 8:
             wrong.append("BANK_SEAL_KEY: is too regular to be secret; use `openssl rand -hex 32`")
         return wrong

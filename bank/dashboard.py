@@ -19,7 +19,7 @@ from rq_dashboard import web
 from sqlalchemy import text
 
 from bank import db as database
-from bank.auth import throttle
+from bank.auth import factors, throttle
 from bank.auth.passwords import verify
 from bank.config import Config
 from bank.db import reader, unit_of_work
@@ -31,15 +31,23 @@ from bank.web.context import sent_by_own_page
 MOUNT = "/rq"
 # Browsers send the password with every request, several a second; argon2 is asked this often only.
 REMEMBERED_S = 300
+# HTTP Basic has a field for a password and none for a code, so the code stands behind the password, and a browser sends the two
+# until they are refused. Asking for another one every five minutes would be asking for none.
+REMEMBERED_WITH_CODE_S = 3_600
 _REMEMBERED_AT_MOST = 1000
+_DIGITS = 6
 
 _USER = text(
     """
-    SELECT u.id, u.password_hash, u.role, u.status,
-           EXISTS (SELECT FROM logins l WHERE l.user_id = u.id AND l.address = :address) AS known
+    SELECT u.id::text AS id, u.password_hash, u.role, u.status,
+           EXISTS (SELECT FROM logins l WHERE l.user_id = u.id AND l.address = :address) AS known,
+           EXISTS (SELECT FROM second_factors f WHERE f.user_id = u.id AND f.confirmed_at IS NOT NULL) AS enrolled
     FROM users u WHERE lower(u.username) = lower(:username)
     """
 )
+
+# As a login does, so that of two who send one code at once the second finds it used.
+_LOCK_USER = text("SELECT FROM users WHERE id = :id FOR NO KEY UPDATE")
 
 # What is a tag, or ends an attribute, becomes a character that looks alike and means nothing.
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", '"': "″", "'": "′"})
@@ -66,6 +74,7 @@ def create_app(config: Config | None = None) -> Flask:
     logs.configure(config)
     app = Flask(__name__)
     app.config.update(
+        BANK=config,
         **database.settings(config.database_url, "", pool_size=2),
         RQ_DASHBOARD_REDIS_URL=config.redis_url,
     )
@@ -74,7 +83,7 @@ def create_app(config: Config | None = None) -> Flask:
     web.setup_rq_connection(app)
     app.register_blueprint(web.blueprint, url_prefix=MOUNT)
     app.add_url_rule("/", view_func=lambda: redirect(f"{MOUNT}/"), endpoint="home")
-    gate = Gate()
+    gate = Gate(config.totp_for_admins)
     app.before_request(gate.admit)
     app.before_request(_refuse_foreign_changes)
     app.after_request(_harmless)
@@ -100,9 +109,13 @@ def _speak_json() -> None:
 
 
 class Gate:
-    """Lets active administrators in, by HTTP Basic authentication; holds for one process."""
+    """Lets active administrators in, by HTTP Basic authentication; holds for one process.
 
-    def __init__(self) -> None:
+    Whoever has a second factor writes its six digits right behind the password. `code_required` keeps out who has none.
+    """
+
+    def __init__(self, code_required: bool) -> None:
+        self._code_required = code_required
         self._key = secrets.token_bytes(32)
         # Digests of name, password and stored hash that were right, and until when that is remembered.
         self._right: dict[bytes, float] = {}
@@ -124,23 +137,30 @@ class Gate:
         address = request.remote_addr
         with reader() as session:
             user = session.execute(_USER, {"username": username, "address": address}).one_or_none()
-        admin = user is not None and user.role == Role.ADMIN and user.status == UserStatus.ACTIVE
+        enrolled = user is not None and user.enrolled
+        admin = user is not None and user.role == Role.ADMIN and user.status == UserStatus.ACTIVE and (enrolled or not self._code_required)
         # The stored hash and the role are read at each request, so a new password or a demotion holds at once.
         hashed = user.password_hash if user is not None else None
-        digest = hmac.digest(self._key, json.dumps([username, password, hashed]).encode(), sha256)
+        digest = hmac.digest(self._key, json.dumps([username, password, hashed, enrolled]).encode(), sha256)
         if admin and self._right.get(digest, 0) > time.monotonic():
             return True
         counted = throttle.subjects(user.id if user else username.lower(), address, known=bool(user and user.known))
         with reader() as session:
             throttle.check(session, counted)
+        code = ""
+        if enrolled:
+            password, code = password[:-_DIGITS], password[-_DIGITS:]
         good = verify(hashed, password)
         with unit_of_work() as session:
+            if good and enrolled and user is not None:
+                session.execute(_LOCK_USER, {"id": user.id})
+                good = code.isascii() and code.isdigit() and factors.spend(session, user.id, code)
             throttle.settle(session, counted, good=good)
         if not (good and admin):
             return False
         if len(self._right) >= _REMEMBERED_AT_MOST:
             self._right.clear()
-        self._right[digest] = time.monotonic() + REMEMBERED_S
+        self._right[digest] = time.monotonic() + (REMEMBERED_WITH_CODE_S if enrolled else REMEMBERED_S)
         return True
 
 

@@ -57,10 +57,22 @@ class InvalidCredentials(Unauthenticated):
     code, title = "invalid_credentials", "The username or the password is wrong"
 
 
+class SecondFactorRequired(InvalidCredentials):
+    """The password is right, and this user's logins need a code as well."""
+
+    code, title = "second_factor_required", "A code of the second factor is needed"
+
+
 class Forbidden(BankError):
     """The caller is known, and may not do this."""
 
     status, code, title = 403, "forbidden", "You are not allowed to do this"
+
+
+class EnrolmentRequired(Forbidden):
+    """An administrator must have a second factor here, and has none yet."""
+
+    code, title = "enrolment_required", "Administrators need a second factor first"
 
 
 class NotFound(BankError):

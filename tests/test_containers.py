@@ -380,6 +380,7 @@ def test_the_build_gets_what_it_copies_and_nothing_besides() -> None:
     for path in (
         ".env",
         "secrets/jwt-secret-key",
+        "secrets/totp-key",
         ".git/config",
         ".data/secrets.json",
         "tests/conftest.py",

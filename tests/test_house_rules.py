@@ -316,7 +316,15 @@ def test_a_migration_that_failed_anywhere_is_run_again() -> None:
         remove(db.engine, "before_cursor_execute", executing)
 
 
-ONLINE = ["0005", "0006", "0007", "0008", "0009"]
+ONLINE = ["0005", "0006", "0007", "0008", "0009", "0011"]
+
+
+def before(revision: str) -> str:
+    """The revision that one comes after."""
+    found = ScriptDirectory(MIGRATIONS).get_revision(revision).down_revision
+    assert isinstance(found, str)
+    return found
+
 
 # What keeps nobody for long: it looks at no row, or lets others write meanwhile.
 QUICK = re.compile(
@@ -331,7 +339,7 @@ def test_a_migration_keeps_nobody_waiting_and_is_run_again_where_it_failed(empty
     class Failure(Exception):
         """The end of the process, or of the connection."""
 
-    upgrade(directory=MIGRATIONS, revision=f"{int(revision) - 1:04}")
+    upgrade(directory=MIGRATIONS, revision=before(revision))
     executed: list[str] = []
     fails_at: int | None = None
 
@@ -361,7 +369,7 @@ def test_a_migration_keeps_nobody_waiting_and_is_run_again_where_it_failed(empty
 
 @pytest.mark.parametrize("revision", ONLINE)
 def test_a_request_in_the_middle_and_a_migration_do_not_wait_for_each_other(empty_app, revision) -> None:
-    upgrade(directory=MIGRATIONS, revision=f"{int(revision) - 1:04}")
+    upgrade(directory=MIGRATIONS, revision=before(revision))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     def migrate() -> None:

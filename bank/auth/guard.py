@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import g
+from flask import current_app, g
 from structlog.contextvars import bind_contextvars
 
 from bank.auth import tokens
 from bank.db import READER, fetch, route
-from bank.errors import Forbidden, Unauthenticated, Unavailable
+from bank.errors import EnrolmentRequired, Forbidden, Unauthenticated, Unavailable
 from bank.events.types import Origin
 from bank.users.models import Role
 from bank.web import context
@@ -40,15 +40,18 @@ _WHO = """
     WHERE l.id = %(login_id)s AND l.user_id = %(user_id)s AND l.ended_at IS NULL AND u.status = 'active'
 """
 
+_SECOND_FACTOR = "SELECT FROM second_factors WHERE user_id = %(user_id)s AND confirmed_at IS NOT NULL"
+
 _ROLES = {role.value: role for role in Role}
 
 
-def login_required(*roles: Role) -> Callable[[View], View]:
+def login_required(*roles: Role, enrolling: bool = False) -> Callable[[View], View]:
     """Let a view run only for a caller with a good access token and, where roles are given, one of these.
 
     Stands right under `blp.route`, so that nothing of the request is read before. Documents the
     scheme and the 401 and 403 in the OpenAPI document. The view raises Unauthenticated, or
-    Forbidden where the role does not do.
+    Forbidden where the role does not do. `enrolling` lets in also the administrator who must have a
+    second factor and has none.
     """
     allowed = frozenset(roles)
 
@@ -59,6 +62,8 @@ def login_required(*roles: Role) -> Callable[[View], View]:
             bind_contextvars(user_id=who.id)
             if allowed and who.role not in allowed:
                 raise Forbidden
+            if not enrolling:
+                require_enrolment(who)
             return view(*args, **kwargs)
 
         documented: View = Blueprint.doc(security=[{"bearerAuth": []}], responses={"401": "UNAUTHORIZED", "403": "FORBIDDEN"})(guarded)
@@ -81,6 +86,16 @@ def standing(user_id: str, login_id: str) -> Principal:
             raise Unavailable("This login is not known here yet.")
         raise Unauthenticated("This login has ended.")
     return Principal(user_id, _ROLES[rows[0][0]], login_id)
+
+
+def require_enrolment(who: Principal) -> None:
+    """Raise EnrolmentRequired for an administrator who must have a second factor and has none.
+
+    Whoever has one has shown a code of it in this login: each login needs one, and confirming it ended those of before.
+    """
+    required = who.role == Role.ADMIN and current_app.config["BANK"].totp_for_admins
+    if required and not fetch(_SECOND_FACTOR, {"user_id": who.id}, route().logins):
+        raise EnrolmentRequired
 
 
 def still_stands(who: Principal) -> bool:

@@ -1,8 +1,8 @@
-"""Logins. A login is a family of refresh tokens, of which only the newest is good."""
+"""Logins and second factors. A login is a family of refresh tokens, of which only the newest is good."""
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, Text, func
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bank.db import Base, Id, Instant
@@ -24,13 +24,18 @@ class Login(Base):
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     refreshed_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
-    # Why it ended: logout, refresh_reused, password_changed, user_frozen, user_deleted.
+    # Why it ended: logout, revoked, refresh_reused, password_changed, second_factor_confirmed, second_factor_reset, user_frozen,
+    # user_deleted.
     end_reason: Mapped[str | None] = mapped_column(Text)
     address: Mapped[str | None] = mapped_column(Text)
     user_agent: Mapped[str | None] = mapped_column(Text)
 
-    # By user: to end all. With the address: has this user logged in from there before (bank.auth.throttle)?
-    __table_args__ = (Index("ix_logins_user_id", "user_id", "address"),)
+    __table_args__ = (
+        # By user: to end all. With the address: has this user logged in from there before (bank.auth.throttle)?
+        Index("ix_logins_user_id", "user_id", "address"),
+        # By age, to forget old ones.
+        Index("ix_logins_refreshed_at", "refreshed_at"),
+    )
 
 
 class LoginFailure(Base):
@@ -49,3 +54,27 @@ class LoginFailure(Base):
 
     # By age, to sweep out what no longer counts.
     __table_args__ = (Index("ix_login_failures_counted_since", "counted_since"),)
+
+
+class SecondFactor(Base):
+    """A user's authenticator (RFC 6238). Where it is confirmed, each login needs a code of it."""
+
+    __tablename__ = "second_factors"
+
+    user_id: Mapped[str] = mapped_column(Id, ForeignKey("users.id"), primary_key=True)
+    # Encrypted for this user; bank.auth.totp says how.
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
+    # NULL while the user has shown no code of it.
+    confirmed_at: Mapped[datetime | None] = mapped_column(Instant)
+    # The step of time of the last code that was used: neither that one nor an earlier one is good again.
+    last_step: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class RecoveryCode(Base):
+    """A code for who lost the authenticator. Using it deletes the row."""
+
+    __tablename__ = "recovery_codes"
+
+    user_id: Mapped[str] = mapped_column(Id, ForeignKey("users.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)

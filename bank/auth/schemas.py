@@ -5,9 +5,14 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields
 
+from bank.auth import totp
 from bank.auth.passwords import MAX_LENGTH
 from bank.web.body import storable
+from bank.web.examples import CODE, LOGIN
 from bank.web.fields import StrictSchema, Text
+from bank.web.paging import PageSchema
+
+_TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 
 # ASCII only: no two names look the same and are not. No @, so that no name is another's email.
 _USERNAME = r"[A-Za-z0-9][A-Za-z0-9._-]{2,63}"
@@ -49,6 +54,14 @@ class Password(fields.String):
         return value
 
 
+class Code(Text):
+    """A code of a second factor: six digits of the authenticator, or a recovery code."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        metadata = {"description": "Six digits of the authenticator, or a recovery code.", "example": CODE}
+        super().__init__(most=19, pattern=f"(?:{totp.CODE})", metadata=metadata, **kwargs)
+
+
 class Register(StrictSchema):
     """A new customer. The role is not theirs to choose."""
 
@@ -62,6 +75,7 @@ class Credentials(StrictSchema):
 
     username = Text(required=True, most=254, metadata={"description": "The username or the email.", "example": "alice"})
     password = Password(required=True)
+    code = Code()
 
 
 class TokenAnswer(Schema):
@@ -75,3 +89,79 @@ class TokenAnswer(Schema):
     )
     token_type = fields.String(required=True, metadata={"enum": ["Bearer"], "example": "Bearer"})
     expires_in = fields.Integer(required=True, metadata={"description": "Seconds that the access token lives.", "example": 900})
+
+
+class LoginQuery(PageSchema):
+    """Which page of logins."""
+
+
+class LoginAnswer(Schema):
+    """A login that goes on: a device, mostly."""
+
+    id = fields.UUID(required=True, metadata={"example": LOGIN})
+    current = fields.Boolean(required=True, metadata={"description": "Whether it is the one that asks.", "example": True})
+    address = fields.String(
+        required=True, allow_none=True, metadata={"description": "Where it began, as an IP address.", "example": "192.0.2.1"}
+    )
+    user_agent = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "What its program called itself.", "example": "Mozilla/5.0 (X11; Linux x86_64)"},
+    )
+    created_at = fields.String(required=True, metadata=_TIME)
+    refreshed_at = fields.String(required=True, metadata={**_TIME, "description": "When it was last heard of: its login or last refresh."})
+    expires_at = fields.String(required=True, metadata={**_TIME, "description": "When it ends by itself, unless it is refreshed."})
+
+
+class LoginPage(Schema):
+    """A page of logins."""
+
+    data = fields.List(fields.Nested(LoginAnswer), required=True)
+    next_cursor = fields.String(required=True, allow_none=True)
+    has_more = fields.Boolean(required=True)
+
+
+class BeginTotp(StrictSchema):
+    """Who begins must know the password."""
+
+    password = Password(required=True)
+
+
+class TotpCode(StrictSchema):
+    """A code that the authenticator shows now."""
+
+    code = Code(required=True)
+
+
+class DisableTotp(StrictSchema):
+    """Both of what a login needs."""
+
+    password = Password(required=True)
+    code = Code(required=True)
+
+
+class TotpState(Schema):
+    """Whether a second factor is on."""
+
+    enabled = fields.Boolean(required=True, metadata={"description": "Whether logins need a code.", "example": True})
+    confirmed_at = fields.String(required=True, allow_none=True, metadata=_TIME)
+    recovery_codes_left = fields.Integer(required=True, metadata={"example": 10})
+
+
+class TotpSecret(Schema):
+    """What an authenticator needs. Shown this once."""
+
+    secret = fields.String(required=True, metadata={"description": "In base32, to be typed.", "example": "JBSWY3DPEHPK3PXP"})
+    otpauth_url = fields.String(
+        required=True,
+        metadata={
+            "description": "The same, to be shown as a QR code.",
+            "example": "otpauth://totp/bank:alice?secret=JBSWY3DPEHPK3PXP&issuer=bank",
+        },
+    )
+
+
+class RecoveryCodes(Schema):
+    """Codes that are good once each. Shown this once."""
+
+    recovery_codes = fields.List(fields.String(metadata={"example": "k4zq-7hfa-2wmd-x5pe"}), required=True)

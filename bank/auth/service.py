@@ -7,10 +7,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bank.audit import service as audit
-from bank.auth import passwords, throttle, tokens
+from bank.auth import factors, passwords, throttle, tokens
 from bank.auth.guard import Principal
 from bank.db import reader, unit_of_work
-from bank.errors import InvalidCredentials, Unauthenticated
+from bank.errors import InvalidCredentials, SecondFactorRequired, Unauthenticated, Unprocessable
 from bank.events.types import Origin
 from bank.users.models import UserStatus
 from bank.web.context import new_id
@@ -72,16 +72,17 @@ class Begun(NamedTuple):
     refresh_id: str
 
 
-def login(name: str, password: str, user_agent: str | None, origin: Origin) -> dict[str, Any]:
-    """Tokens for the user with this username or email and password. Raises what `begin_login` raises."""
-    return tokens.pair(*begin_login(name, password, user_agent, origin))
+def login(name: str, password: str, code: str | None, user_agent: str | None, origin: Origin) -> dict[str, Any]:
+    """Tokens for the user with these. Raises what `begin_login` raises."""
+    return tokens.pair(*begin_login(name, password, code, user_agent, origin))
 
 
-def begin_login(name: str, password: str, user_agent: str | None, origin: Origin) -> Begun:
-    """A new login of the user with this username or email and password.
+def begin_login(name: str, password: str, code: str | None, user_agent: str | None, origin: Origin) -> Begun:
+    """A new login of the user with this username or email and password, and a code where there is a second factor.
 
     A wrong password, an unknown name, a frozen and a deleted user are the same InvalidCredentials
-    after the same work (OWASP ASVS 5.0, 6.3.8). Raises TooManyAttempts after too many of these.
+    after the same work (OWASP ASVS 5.0, 6.3.8), and so is a wrong code. Raises TooManyAttempts after
+    too many of these, and SecondFactorRequired when all that is wrong is that there is no code.
     """
     with reader() as session:
         find = _FIND_BY_EMAIL if "@" in name else _FIND_BY_USERNAME
@@ -95,12 +96,19 @@ def begin_login(name: str, password: str, user_agent: str | None, origin: Origin
         rehashed = passwords.hash(password)
 
     login_id, refresh_id = new_id(), new_id()
+    # What the audit log is told of a failure: a wrong code after a right password is somebody who has the password.
+    failed: dict[str, Any] = {}
+    code_missing = False
     with unit_of_work() as session:
         if user and good:
             now = session.execute(_LOCK_USER, {"id": user.id}).one()
             good = now.status == UserStatus.ACTIVE and now.password_hash == user.password_hash
-        throttle.settle(session, counted, good=good)
-        if user and good:
+        if user and good and factors.is_on(session, user.id):
+            code_missing = code is None
+            if code is not None and not factors.spend(session, user.id, code):
+                good, failed = False, {"second_factor": True}
+        throttle.settle(session, counted, good=None if code_missing else good)
+        if user and good and not code_missing:
             if rehashed:
                 session.execute(_REHASH, {"id": user.id, "hashed": rehashed})
             session.execute(
@@ -115,9 +123,11 @@ def begin_login(name: str, password: str, user_agent: str | None, origin: Origin
             )
             by_user = Origin(user.id, origin.request_id, origin.trace_id, origin.address)
             audit.record(session, "login", login_id, "login.began", by_user)
-        else:
+        elif not code_missing:
             # Not the name: what nobody is called may be a password in the wrong field.
-            audit.record(session, "user", user.id if user else None, "login.failed", origin)
+            audit.record(session, "user", user.id if user else None, "login.failed", origin, failed)
+    if code_missing:
+        raise SecondFactorRequired
     if not (user and good):
         raise InvalidCredentials
     g.writer = user.id
@@ -154,3 +164,16 @@ def logout(who: Principal, origin: Origin) -> None:
 def end_all_of(session: Session, user_id: str, reason: str) -> None:
     """End all logins of a user in the caller's unit of work, which holds the user's row locked."""
     session.execute(_END_ALL, {"user_id": user_id, "reason": reason})
+
+
+def confirm_password(hashed: str | None, password: str, guesses: list[throttle.Subject], pointer: str) -> None:
+    """Make sure that it is the user who asks, and not somebody at their unlocked screen.
+
+    Raises TooManyAttempts, and Unprocessable that points at `pointer` for a wrong password, which is counted for `guesses`.
+    """
+    with reader() as session:
+        throttle.check(session, guesses)
+    if not passwords.verify(hashed, password):
+        with unit_of_work() as session:
+            throttle.settle(session, guesses, good=False)
+        raise Unprocessable.at(pointer, "Is not the current password.")

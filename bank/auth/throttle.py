@@ -1,6 +1,6 @@
 """Slowing down who guesses passwords, without locking out whose password it is.
 
-Only wrong passwords count, for each of these apart:
+Only wrong passwords count, and wrong codes of a second factor, for each of these apart:
 
 - the account, over all addresses that never logged in to it,
 - the address, over all accounts that it never logged in to,
@@ -115,14 +115,17 @@ def check(session: Session, counted: list[Subject]) -> None:
         raise TooManyAttempts(ceil(wait))
 
 
-def settle(session: Session, counted: list[Subject], *, good: bool) -> None:
-    """Count a wrong password, or forget the earlier ones after a right one, in the caller's unit of work.
+def settle(session: Session, counted: list[Subject], *, good: bool | None) -> None:
+    """Count a wrong password or code, or forget the earlier ones after a right one, in the caller's unit of work.
+
+    None stands for a right password without the code that it needs: that is no failure, and it forgets none, or who knows
+    the password would guess at codes without end.
 
     Raises TooManyAttempts, and tells nothing of the password, when others failed so often since
     `check` that this try came too early: a thousand tries at once are not a thousand answers.
     """
     keys = [s.key for s in counted]
-    if not good:
+    if good is False:
         # There must be rows to lock, or many first failures at once would not see each other.
         session.execute(_PREPARE, {"keys": keys})
     # In the order of the keys, so that two who lock the same rows meet without deadlock.
@@ -131,6 +134,6 @@ def settle(session: Session, counted: list[Subject], *, good: bool) -> None:
     if good:
         # The address goes on being counted: whoever guesses at many accounts may have one of their own.
         session.execute(_FORGET, {"keys": [s.key for s in counted if not s.key.startswith("address:")]})
-    else:
+    elif good is False:
         session.execute(_COUNT, {"keys": keys})
         session.execute(_SWEEP)

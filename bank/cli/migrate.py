@@ -13,6 +13,7 @@ from bank.accounts.service import ensure_all_outside
 from bank.auth import passwords
 from bank.config import Config, with_secrets
 from bank.db import db, unit_of_work
+from bank.errors import Unprocessable
 from bank.events.types import Origin
 from bank.ledger.system import every_lane
 from bank.users import service as users
@@ -32,7 +33,7 @@ def command() -> None:
         bind(app)
         upgrade()
         add_lanes(app.config["BANK"])
-        make_administrator(environ.get("BANK_ADMIN_PASSWORD"))
+        make_administrator(environ.get("BANK_ADMIN_PASSWORD"), app.config["BANK"].password_min_length)
 
 
 def bind(app: Flask) -> None:
@@ -50,13 +51,21 @@ def add_lanes(config: Config) -> None:
     ensure_all_outside(Origin())
 
 
-def make_administrator(password: str | None) -> None:
-    """Make the user `admin` with that password, unless there is one. Without a password, nobody is made."""
+def make_administrator(password: str | None, min_length: int) -> None:
+    """Make the user `admin` with that password, unless there is one. Without a password, nobody is made.
+
+    Raises ClickException for a password that a customer might not have either.
+    """
     if not password:
         return
     with unit_of_work() as session:
         if session.execute(text("SELECT 1 FROM users WHERE lower(username) = 'admin'")).one_or_none():
             return
+    username, email = "admin", "admin@bank.example"
+    try:
+        passwords.check_acceptable(password, min_length=min_length, personal=[username, email])
+    except Unprocessable as error:
+        raise click.ClickException(f"BANK_ADMIN_PASSWORD: {(error.errors or [])[0]['message']}") from error
     hashed = passwords.hash(password)
     with unit_of_work() as session:
-        users.create_user(session, username="admin", email="admin@bank.example", password_hash=hashed, role=Role.ADMIN, origin=Origin())
+        users.create_user(session, username=username, email=email, password_hash=hashed, role=Role.ADMIN, origin=Origin())

@@ -24,13 +24,14 @@ TICKS = {
     "bank.replay.jobs.sweep_replays": 5,
     "bank.processing.sample.check_sample": 60,
     "bank.fx.jobs.refresh_rates": 3_600,
+    "bank.auth.jobs.forget_logins": 3_600,
 }
 
 # A tick that is put back is due at once, also when the machine's clock is just being put back.
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 # What may take long, or waits for others, keeps nobody from posting.
-_SLOW = {"bank.fx.jobs.refresh_rates"}
+_SLOW = {"bank.fx.jobs.refresh_rates", "bank.auth.jobs.forget_logins"}
 
 
 class JsonJob(Job):

@@ -16,7 +16,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from structlog.contextvars import bind_contextvars
 from werkzeug.wrappers import Response
 
-from bank.auth.guard import standing
+from bank.auth.guard import require_enrolment, standing
 from bank.auth.service import Begun
 from bank.errors import Forbidden, Unauthenticated
 from bank.users.models import Role
@@ -63,11 +63,12 @@ def require_own_page() -> None:
         raise Forbidden("This was not sent by a page of the console.")
 
 
-def signed_in(*roles: Role, polled: bool = False) -> Callable[[View], View]:
+def signed_in(*roles: Role, polled: bool = False, enrolling: bool = False) -> Callable[[View], View]:
     """Let a view run for who has logged in here and, where roles are given, has one of these. Others are led to the login.
 
     What changes something must come from a form of our own. `polled` is for what a page asks for by itself, which does not keep the
-    cookie alive. The view raises Forbidden.
+    cookie alive; `enrolling` lets in also the administrator who must have a second factor and has none. The view raises Forbidden and
+    EnrolmentRequired.
     """
 
     def decorate(view: View) -> View:
@@ -88,6 +89,8 @@ def signed_in(*roles: Role, polled: bool = False) -> Callable[[View], View]:
                     raise Forbidden("The form is not of this login. Open the page again.")
             if roles and who.role not in roles:
                 raise Forbidden
+            if not enrolling:
+                require_enrolment(who)
             response = make_response(view(*args, **kwargs))
             if not polled:
                 _give(response, session)

@@ -46,7 +46,7 @@ def begin_login() -> Response:
     try:
         given = loaded(Credentials(), request.form, "next")
         user_agent = request.headers.get("User-Agent", "")[:300] or None
-        return session.start(logins.begin_login(given["username"], given["password"], user_agent, context.origin(None)))
+        return session.start(logins.begin_login(given["username"], given["password"], given.get("code"), user_agent, context.origin(None)))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)
@@ -54,7 +54,7 @@ def begin_login() -> Response:
 
 
 @blp.post("/logout")
-@signed_in(polled=True)
+@signed_in(polled=True, enrolling=True)
 def log_out() -> Response:
     """End the login."""
     logins.logout(principal(), origin())

@@ -200,15 +200,9 @@ def _check_password(password: str, username: str, email: str) -> None:
 
 
 def _confirm(user: User, password: str | None, guesses: list[throttle.Subject]) -> None:
-    """Make sure that it is the user who asks, and not somebody at their unlocked screen."""
     if password is None:
         raise Unprocessable.at("/current_password", "Is required to set a new password.")
-    with reader() as session:
-        throttle.check(session, guesses)
-    if not passwords.verify(user.password_hash, password):
-        with unit_of_work() as session:
-            throttle.settle(session, guesses, good=False)
-        raise Unprocessable.at("/current_password", "Is not the current password.")
+    auth.confirm_password(user.password_hash, password, guesses, "/current_password")
 
 
 def _locked(session: Session, user_id: str, *, whole: bool = False) -> User:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from flask import Response
 
+from bank.auth import enrolment
 from bank.auth.guard import login_required, origin, principal
 from bank.errors import NotFound
 from bank.resilience.cache import cache
@@ -75,4 +76,18 @@ def delete_user(user_id: UUID) -> Response:
     Closes the user's accounts, ends every login, and keeps the history. The name is not given out again.
     """
     service.delete(principal(), str(user_id), origin())
+    return Response(status=204)
+
+
+@blp.route("/<uuid:user_id>/totp", methods=["DELETE"])
+@login_required(Role.ADMIN)
+@blp.response(204)
+@blp.problem(404, "No such user, or without a second factor.")
+@blp.problem(409, "`conflict`: one's own is disabled by its code.")
+def reset_totp(user_id: UUID) -> Response:
+    """Take away the second factor of a user who lost it
+
+    Admins only, and never their own. Ends every login of the user, who then logs in by the password alone: make sure first who asks.
+    """
+    enrolment.reset(principal(), str(user_id), origin())
     return Response(status=204)

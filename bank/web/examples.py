@@ -25,6 +25,9 @@ SCHEDULE = "019b2f6e-8a00-7000-8000-000000000041"
 LIMIT = "019b2f6e-8a00-7000-8000-000000000051"
 RULE = "019b2f6e-8a00-7000-8000-000000000061"
 REPLAY = "019b2f6e-8a00-7000-8000-000000000071"
+LOGIN = "019b2f6e-8a00-7000-8000-000000000081"
+# Of the test vectors of RFC 6238, appendix B.
+CODE = "287082"
 
 CAST = {
     "user_id": ALICE,
@@ -38,8 +41,10 @@ CAST = {
     "limit_id": LIMIT,
     "rule_id": RULE,
     "replay_id": REPLAY,
+    "login_id": LOGIN,
+    "code": CODE,
 }
-"""Every id that an example may hold, by a name of its own; a path's parameter has the id of its name."""
+"""Every id that an example may hold, and the code of an authenticator, by a name of its own; a path's parameter has the id of its name."""
 
 _CODE = re.compile(r"`([a-z_]+)`")
 

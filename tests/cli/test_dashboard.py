@@ -3,10 +3,13 @@
 import base64
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyotp
 import pytest
 import redis
 from flask import Flask
@@ -98,10 +101,49 @@ def test_a_frozen_administrator_is_out_at_once(board: Flask, browser: FlaskClien
     assert browser.get("/rq/", headers=basic(admin.username)).status_code == 401
 
 
+def test_guesses_here_and_at_the_login_are_counted_together(browser: FlaskClient, admin: Person) -> None:
+    for number in range(5):
+        if number % 2:
+            assert browser.get("/rq/", headers=basic(admin.username, f"guess {number}")).status_code == 401
+        else:
+            body = {"username": admin.username, "password": f"guess {number}"}
+            assert admin.client.post("/api/v1/auth/login", json=body).status_code == 401
+    assert browser.get("/rq/", headers=basic(admin.username)).status_code == 429
+
+
 def test_guessing_is_slowed_down(browser: FlaskClient, admin: Person) -> None:
     answers = [browser.get("/rq/", headers=basic(admin.username, f"guess {n}")).status_code for n in range(8)]
     assert answers[0] == 401 and answers[-1] == 429
     assert "Retry-After" in browser.get("/rq/", headers=basic(admin.username, "guess")).headers
+
+
+def test_who_has_a_second_factor_writes_its_code_behind_the_password(browser: FlaskClient, admin: Person) -> None:
+    secret = admin.post("/auth/totp", {"password": PASSWORD}).json["secret"]
+    now = int(time.time()) // 30
+    assert browser.get("/rq/", headers=basic(admin.username)).status_code == 200
+    # The code of the step before this one, so that those of this one and the next are still to come.
+    paper = admin.post("/auth/totp/confirm", {"code": pyotp.TOTP(secret).generate_otp(now - 1)}).json["recovery_codes"]
+    good = basic(admin.username, PASSWORD + pyotp.TOTP(secret).generate_otp(now))
+    for wrong in (PASSWORD, PASSWORD + "000000", PASSWORD + "١٢٣٤٥٦"):
+        assert browser.get("/rq/", headers=basic(admin.username, wrong)).status_code == 401
+    # The browser sends the same again and again.
+    assert [browser.get("/rq/", headers=good).status_code for _ in range(3)] == [200] * 3
+    # Another process remembers nothing of it, and there the code is used.
+    assert dashboard.create_app(browser.application.config["BANK"]).test_client().get("/rq/", headers=good).status_code == 401
+    both = {"password": PASSWORD, "code": paper[0]}
+    assert admin.post("/auth/totp/disable", both).status_code == 204
+    assert browser.get("/rq/", headers=good).status_code == 401
+    assert browser.get("/rq/", headers=basic(admin.username)).status_code == 200
+
+
+def test_where_administrators_must_have_a_second_factor_the_password_is_not_enough(config: Config, admin: Person) -> None:
+    strict = dashboard.create_app(replace(config, totp_for_admins=True)).test_client()
+    assert strict.get("/rq/", headers=basic(admin.username)).status_code == 401
+    secret = admin.post("/auth/totp", {"password": PASSWORD}).json["secret"]
+    now = int(time.time()) // 30
+    admin.post("/auth/totp/confirm", {"code": pyotp.TOTP(secret).generate_otp(now - 1)})
+    good = basic(admin.username, PASSWORD + pyotp.TOTP(secret).generate_otp(now))
+    assert strict.get("/rq/", headers=good).status_code == 200
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ TABLES = (
     "balances",
     "users",
     "logins",
+    "second_factors",
+    "recovery_codes",
     "replays",
     "batches",
     "schedules",
@@ -37,7 +39,7 @@ TABLES = (
 @dataclass(frozen=True)
 class Stage:
     """Alice and Bob have an account and a schedule each; `transaction` moved money to Alice, `hold` keeps Bob's for her; `replay` is
-    finished, `batch` is Alice's. There are a limit of Bob's, and a rule that is off."""
+    finished, `batch` is Alice's, as `login` is. There are a limit of Bob's, and a rule that is off."""
 
     alice: Person
     bob: Person
@@ -54,6 +56,8 @@ class Stage:
     bobs_schedule: str
     limit: str
     rule: str
+    login: str
+    bobs_login: str
 
     def fill(self, path: str) -> str:
         """A path or body with its {names} replaced by ids of the stage."""
@@ -68,6 +72,8 @@ class Stage:
             "bobs_schedule": self.bobs_schedule,
             "limit": self.limit,
             "rule": self.rule,
+            "login": self.login,
+            "bobs_login": self.bobs_login,
             "alice": self.alice.id,
             "bob": self.bob.id,
         }.items():
@@ -114,6 +120,8 @@ def stage(app: Flask, person: Callable[..., Person], post_all: Callable[[], None
         bobs_schedule=bobs_schedule.json["id"],
         limit=limit.json["id"],
         rule=rule.json["id"],
+        login=alice.get("/auth/logins").json["data"][0]["id"],
+        bobs_login=bob.get("/auth/logins").json["data"][0]["id"],
     )
 
 

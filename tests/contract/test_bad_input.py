@@ -70,6 +70,18 @@ NO_DAY = [
     '"2026-01-31T12:00:00Z"', '"2026-02-30"', '"2026-13-01"', '"0000-01-01"', '"1899-12-31"', '"9001-01-01"', '"12026-01-31"', '" 2026-01-31"',
     '"2026-01-31\\n"', '"\\u0662026-01-31"', '"2026-01-31\\u0000"', '"\\ud800"',
 ]  # fmt: skip
+NO_PASSWORD = ["null", "1", "true", "[]", "{}", '""', '"\\u0000"', '"\\ud800"', json.dumps("x" * 257)]
+NO_CODE = [
+    *NO_TEXT,
+    '"12345"',
+    '"1234567"',
+    '"abcdef"',
+    '"12 456"',
+    '"\\u0661\\u0662\\u0663456"',
+    '"ABCD-EFGH-IJKL-MNOP"',
+    '"aaaa-aaaa-aaaa"',
+    '"a1aa-aaaa-aaaa-aaaa"',
+]
 NO_RATE = [
     "null", "1", "1.5", "0", "-1", "true", "[]", "{}", "NaN", "Infinity", "1e2", '""', '" "', '"0"', '"0.0"', '"-1"', '"+1"', '"1e2"', '"NaN"',
     '"Infinity"', '"01"', '"1."', '".5"', '"1,5"', '"1_0"', '" 1"', '"1\\n"', '"1/2"', '"\\u0661"', '"0.00000000001"', '"12345678901"', '"' + "9" * 5000 + '"',
@@ -240,7 +252,13 @@ BODIES: dict[str, tuple[str, str, str, dict[str, str], dict[str, list[str]]]] = 
     ),
     "log in": (
         "POST", "/auth/login", "alice", {"username": '"mallory"', "password": '"correct horse battery staple"'},
-        {"username": no_text_over(254), "password": ["null", "1", "true", "[]", "{}", '""', '"\\u0000"', '"\\ud800"', json.dumps("x" * 257)]},
+        {"username": no_text_over(254), "password": NO_PASSWORD, "code": NO_CODE},
+    ),
+    "begin totp": ("POST", "/auth/totp", "alice", {"password": '"correct horse battery staple"'}, {"password": NO_PASSWORD}),
+    "confirm totp": ("POST", "/auth/totp/confirm", "alice", {"code": '"287082"'}, {"code": NO_CODE}),
+    "disable totp": (
+        "POST", "/auth/totp/disable", "alice", {"password": '"correct horse battery staple"', "code": '"287082"'},
+        {"password": NO_PASSWORD, "code": NO_CODE},
     ),
     "change user": (
         "PUT", "/users/{alice}", "admin", {"username": '"mallory"'},
@@ -314,6 +332,9 @@ REQUIRED = {
     "rollback": ["reason"],
     "register": ["username", "email", "password"],
     "log in": ["username", "password"],
+    "begin totp": ["password"],
+    "confirm totp": ["code"],
+    "disable totp": ["password", "code"],
     "schedule": ["transfer", "run_at"],
     "limit": ["currency", "kind", "amount", "window"],
     "rule": ["name", "expression", "effect"],
@@ -520,6 +541,11 @@ NOT_THERE = [
     ("alice", "GET", f"/users/{NOBODY}", None),
     ("alice", "PUT", "/users/{bob}", {"username": "mallory"}),
     ("alice", "DELETE", "/users/{bob}", None),
+    ("alice", "DELETE", "/auth/logins/{bobs_login}", None),
+    ("admin", "DELETE", "/auth/logins/{bobs_login}", None),
+    ("alice", "DELETE", f"/auth/logins/{NOBODY}", None),
+    ("admin", "DELETE", "/users/{bob}/totp", None),
+    ("admin", "DELETE", f"/users/{NOBODY}/totp", None),
 ]  # fmt: skip
 
 
@@ -560,6 +586,8 @@ def test_the_404_for_anothers_account_is_that_for_none_to_the_byte(stage):
         "/transactions/{}/explanation",
         "/transactions/{}/approve",
         "/transactions/{}/reject",
+        "/auth/logins/{}",
+        "/users/{}/totp",
     ],
 )
 @pytest.mark.parametrize("malformed", ["x", "1", "%00", "..", "019b2f6e8a0070008000000000000001", "' OR 1=1 --", "é", "x" * 5000])
@@ -609,6 +637,8 @@ QUERIES: dict[str, dict[str, str]] = {
     },
     "/audit-logs?entity_type=account": {"entity_id": "id"},
     "/auth/me": {},
+    "/auth/logins": {"limit": "limit", "cursor": "cursor"},
+    "/auth/totp": {},
     "/admin/stats": {},
     "/admin/replays/{replay}": {},
     "/admin/replays/{replay}/accounts": {"limit": "limit", "cursor": "cursor"},
@@ -777,6 +807,7 @@ def test_no_route_takes_a_token_that_is_not_good(app, stage, client, bad_tokens,
                 "schedule_id": stage.schedule,
                 "limit_id": stage.limit,
                 "rule_id": stage.rule,
+                "login_id": stage.login,
             }.items():
                 path = path.replace("{" + name + "}", value)
             check_problem(client.open(path, method=method, json={}), 401)

@@ -5,11 +5,13 @@ left out: its example is an ETag that no resource has.
 """
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+import pyotp
 import pytest
 
 from bank.web.examples import CAST
@@ -20,7 +22,18 @@ from tests.proof.conftest import SEED
 PASSWORD = "a tall ship and a star to steer by"
 
 # Whose the operations are that Alice may not or cannot ask for: of a whole tag, or of one operation.
-ADMINS = {"audit", "limits", "rules", "admin", "replays", "users_list_users", "users_delete_user", "fx_publish_rate", "fx_read_position"}
+ADMINS = {
+    "audit",
+    "limits",
+    "rules",
+    "admin",
+    "replays",
+    "users_list_users",
+    "users_delete_user",
+    "users_reset_totp",
+    "fx_publish_rate",
+    "fx_read_position",
+}
 ADMINS |= {"transactions_approve", "transactions_reject"}
 BOBS = {"transactions_capture", "transactions_void", "transactions_rollback"}
 
@@ -37,6 +50,7 @@ class Cast:
     bob: Client
     ids: dict[str, str]
     alice: Client = field(init=False)
+    dora: Client = field(init=False)
 
     def filled(self, text: str, **own: str) -> str:
         """The text with the real id in the place of each that the examples have."""
@@ -81,6 +95,23 @@ class Cast:
         body = {"username": "carol", "email": "carol@example.com", "password": PASSWORD}
         return str(made(self.nobody.post("/auth/register", body))["id"])
 
+    def logged_in(self) -> str:
+        """Another login of Alice's."""
+        self.bank.log_in("alice", PASSWORD)
+        return str(made(self.alice.get("/auth/logins"))["data"][0]["id"])
+
+    def somebody(self) -> tuple[Client, str]:
+        """A customer of this one operation: logged in, and the id."""
+        name = f"dora-{secrets.token_hex(4)}"
+        user = made(self.nobody.post("/auth/register", {"username": name, "email": f"{name}@example.com", "password": PASSWORD}))
+        return self.bank.client(self.bank.log_in(name, PASSWORD)), str(user["id"])
+
+    def enrolled(self, client: Client, confirmed: bool) -> str:
+        """Give somebody a second factor, to be confirmed or confirmed; a code that is good next."""
+        secret = made(client.post("/auth/totp", {"password": PASSWORD}))["secret"]
+        code = pyotp.TOTP(secret).now()
+        return str(made(client.post("/auth/totp/confirm", {"code": code}))["recovery_codes"][0]) if confirmed else code
+
     def subjects(self, operation_id: str, path: str) -> dict[str, str]:
         """What a path is about, made for this one operation: by the names of its parameters."""
         makers: dict[str, Callable[[], str]] = {
@@ -90,6 +121,7 @@ class Cast:
             "limit_id": self.limited,
             "rule_id": self.ruled,
             "replay_id": self.replayed,
+            "login_id": self.logged_in,
         }
         if operation_id in ("transactions_capture", "transactions_void"):
             makers["transaction_id"] = lambda: self.pay(hold=True)["id"]
@@ -99,13 +131,23 @@ class Cast:
             makers["transaction_id"] = self.sealed
         if operation_id == "users_delete_user":
             makers["user_id"] = self.left
-        return {name: make() for name, make in makers.items() if f"{{{name}}}" in path}
+        made_now = {name: make() for name, make in makers.items() if f"{{{name}}}" in path}
+        if operation_id in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp"):
+            self.dora, _ = self.somebody()
+            if operation_id != "auth_begin_totp":
+                made_now["code"] = self.enrolled(self.dora, operation_id == "auth_disable_totp")
+        if operation_id == "users_reset_totp":
+            client, made_now["user_id"] = self.somebody()
+            self.enrolled(client, True)
+        return made_now
 
     def asks(self, operation: dict[str, Any]) -> Client:
         """Who sends the example of an operation."""
         name, names = operation["operationId"], {operation["operationId"], *operation["tags"]}
         if name in ("auth_register", "auth_login"):
             return self.nobody
+        if name in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp"):
+            return self.dora
         if name in ("auth_refresh", "auth_logout"):
             login = made(self.nobody.post("/auth/login", {"username": "bob", "password": PASSWORD}))
             return self.bank.client(login["refresh_token" if name == "auth_refresh" else "access_token"])

@@ -5,11 +5,13 @@ import re
 from datetime import datetime
 from typing import Any
 
+import pyotp
 import pytest
 from sqlalchemy import text
 
 from bank.db import unit_of_work
 from bank.schedules.jobs import run_due
+from tests.conftest import PASSWORD
 from tests.contract.document import Document
 from tests.contract.problems import check_problem
 from tests.proof.conftest import last_position, seal_up_to
@@ -47,8 +49,10 @@ def test_every_operation_says_what_it_does_and_has_an_id_of_its_own(document):
 # Client libraries are generated from these: a name that changes breaks whoever calls it.
 PROMISED = {
     "fx_list_rates", "fx_publish_rate", "fx_ask_quote", "fx_read_position",
-    "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "users_list_users", "users_get_user", "users_change_user",
-    "users_delete_user", "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
+    "auth_register", "auth_login", "auth_refresh", "auth_logout", "auth_me", "auth_list_logins", "auth_revoke_login", "auth_get_totp",
+    "auth_begin_totp", "auth_confirm_totp", "auth_disable_totp", "users_reset_totp", "users_list_users",
+    "users_get_user", "users_change_user", "users_delete_user",
+    "accounts_open_account", "accounts_list_accounts", "accounts_get_account", "accounts_change_account",
     "accounts_list_entries", "statements_get_statement",
     "transactions_credit", "transactions_debit", "transactions_transfer", "transactions_rollback",
     "transactions_capture", "transactions_void", "transactions_history",
@@ -134,7 +138,7 @@ def test_routes_that_move_money_document_their_headers_and_the_dry_run(document)
                 assert "201" in operation["responses"], path
 
 
-def test_answers_are_what_the_document_says(app, document, stage, post_all, nothing_written):
+def test_answers_are_what_the_document_says(app, document, stage, person, post_all, nothing_written):
     """One real answer for each operation and success status, held against its schema."""
     seen = set()
 
@@ -267,14 +271,33 @@ def test_answers_are_what_the_document_says(app, document, stage, post_all, noth
                 check(bob.get(f"/transactions/{each}/explanation"), "GET", explanation, 200)
         check(admin.request("DELETE", f"/{path}/{made.json['id']}"), "DELETE", one, 204)
 
+    dora = person("dora")
+    check(dora.get("/auth/totp"), "GET", f"{api}/auth/totp", 200)
+    for by_admin in (False, True):
+        begun = dora.post("/auth/totp", {"password": PASSWORD})
+        check(begun, "POST", f"{api}/auth/totp", 201)
+        confirmed = dora.post("/auth/totp/confirm", {"code": pyotp.TOTP(begun.json["secret"]).now()})
+        check(confirmed, "POST", f"{api}/auth/totp/confirm", 200)
+        check(dora.get("/auth/totp"), "GET", f"{api}/auth/totp", 200)
+        if by_admin:
+            check(admin.request("DELETE", f"/users/{dora.id}/totp"), "DELETE", f"{api}/users/{{user_id}}/totp", 204)
+        else:
+            both = {"password": PASSWORD, "code": confirmed.json["recovery_codes"][0]}
+            check(dora.post("/auth/totp/disable", both), "POST", f"{api}/auth/totp/disable", 204)
+    erin = person("erin")
+    listed = erin.get("/auth/logins")
+    check(listed, "GET", f"{api}/auth/logins", 200)
+    check(erin.request("DELETE", f"/auth/logins/{listed.json['data'][0]['id']}"), "DELETE", f"{api}/auth/logins/{{login_id}}", 204)
+
     elsewhere = {"auth_register", "auth_login", "auth_refresh", "auth_logout", "users_change_user", "users_delete_user"}
+    made_at_once = {f"{api}/accounts", f"{api}/schedules", f"{api}/auth/totp"}
     expected = {
         (method, path, int(status))
         for method, path, operation in document.operations()
         if operation["operationId"] not in elsewhere
         for status in operation["responses"]
         # 201 needs somebody who posts while the request waits: see the tests of waiting.
-        if (status.startswith("2") and status != "201") or (path, status) in ((f"{api}/accounts", "201"), (f"{api}/schedules", "201"))
+        if (status.startswith("2") and status != "201") or (status == "201" and path in made_at_once)
     }
     assert seen >= expected
 

@@ -173,6 +173,8 @@ def reads(client: FlaskClient) -> list[str]:
         "/fx/position",
         "/users?q=adm&role=admin",
         f"/users/{user}",
+        "/auth/logins?limit=20",
+        "/auth/totp",
         "/events?limit=20",
         f"/events?stream_id={transaction}",
         "/events?from=250000&limit=20",

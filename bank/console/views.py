@@ -44,9 +44,9 @@ def begin_login() -> Response:
     """Log in, by the same throttle as the API."""
     session.require_own_page()
     try:
-        given = loaded(Credentials(), request.form, "next")
+        told = loaded(Credentials(), request.form, "next")
         user_agent = request.headers.get("User-Agent", "")[:300] or None
-        return session.start(logins.begin_login(given["username"], given["password"], given.get("code"), user_agent, context.origin(None)))
+        return session.start(logins.begin_login(told["username"], told["password"], told.get("code"), user_agent, context.origin(None)))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)

@@ -1,7 +1,10 @@
 """Who is let in to the console, for how long, and what is taken from whom."""
 
+import re
+from dataclasses import replace
 from datetime import timedelta
 
+import pyotp
 import pytest
 from itsdangerous import TimestampSigner
 from sqlalchemy import text
@@ -140,3 +143,27 @@ def test_pages_are_kept_nowhere_and_load_nothing_from_elsewhere(visit, alice, cl
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert "style=" not in response.text and "onclick" not in response.text and "<script>" not in response.text
+
+
+def test_who_has_a_second_factor_gives_a_code(app, alice):
+    device = pyotp.TOTP(alice.post("/auth/totp", {"password": PASSWORD}).json["secret"])
+    paper = alice.post("/auth/totp/confirm", {"code": device.now()}).json["recovery_codes"]
+    for code in ("", "000000"):
+        _, refused = log_in(app, alice, code=code)
+        assert refused.status_code == 401 and "Set-Cookie" not in refused.headers
+    _, response = log_in(app, alice, code=paper[0])
+    assert response.status_code == 302, response.text
+
+
+def test_an_administrator_who_must_have_a_second_factor_sees_nothing_without(app, visit, admin, monkeypatch):
+    visitor = visit(admin)
+    monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], totp_for_admins=True))
+    for path in ("/", "/accounts", "/live"):
+        assert visitor.get(path).status_code == 403, path
+    form = dict(re.findall(r'name="(csrf)" value="(\w+)"', visitor.get("/").text))
+    assert visitor.browser.post("/console/logout", data=form, headers=OWN).status_code == 303
+
+
+def test_the_cookie_is_secure_in_production(app, alice, monkeypatch):
+    monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], env="production"))
+    assert "Secure" in log_in(app, alice)[1].headers["Set-Cookie"].split("; ")

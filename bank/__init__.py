@@ -31,6 +31,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.config import Config
     from bank.console import accounts as _accounts_pages  # noqa: F401 - the pages, each of which puts itself on their blueprint
     from bank.console import orders as _orders_pages  # noqa: F401 - the same
+    from bank.console import session
     from bank.console import transactions as _transactions_pages  # noqa: F401 - the same
     from bank.console import views as _other_pages  # noqa: F401 - the same
     from bank.console.pages import blp as console
@@ -85,7 +86,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     streaming.init_app(app, config)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), supports_credentials=False)
-    rate_limits.init_app(app, tokens.user)
+    # By a token, or on the pages by a cookie.
+    rate_limits.init_app(app, lambda: tokens.user() or session.user())
     replicas.init_app(app, config, tokens.user)
     tokens.init_app(app)
     loads = {"account": accounts_service.shown, "balance": balances_service.shown, "user": users_service.shown, "rates": fx_service.shown}

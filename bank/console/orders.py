@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response
 
 from bank.auth.guard import viewer
 from bank.batches import service as batches
-from bank.console.pages import blp, further, loaded, page
+from bank.console.pages import GOES_ON, STOPS, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.schedules import service as schedules
 from bank.users.models import Role
@@ -53,7 +53,8 @@ def show_batch(batch_id: UUID) -> Response:
 
 
 @blp.get("/batches/<uuid:batch_id>/progress")
-@signed_in(polled=True)
+@signed_in()
 def show_progress(batch_id: UUID) -> Response:
-    """How far it is."""
-    return page("progress", batch=batches.get(str(batch_id), viewer(), None, None, 1)[0])
+    """How far it is, until it is final."""
+    batch = batches.get(str(batch_id), viewer(), None, None, 1)[0]
+    return page("progress", GOES_ON if batch["status"] == "pending" else STOPS, batch=batch)

@@ -1,12 +1,13 @@
 """What all pages have in common: the blueprint, how a page is made, and what is shown in the place of one that cannot be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import structlog
 from flask import Blueprint, g, make_response, render_template, request
 from marshmallow import Schema, ValidationError
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
@@ -15,10 +16,14 @@ from bank.console import session
 from bank.errors import BankError, Unprocessable
 from bank.users.models import Role
 from bank.web import paging, problems
+from bank.web.fields import StrictSchema, Text
 
 log = structlog.get_logger(__name__)
 
 blp = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder="static")
+
+# By these htmx goes on asking for a part of a page, or stops.
+GOES_ON, STOPS = 200, 286
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -33,12 +38,27 @@ def page(name: str, status: int = 200, **shown: Any) -> Response:
     """The page, or the part of one, that the template makes of what is `shown`."""
     if "session" in g:
         role = principal().role
-        shown |= {"csrf": session.csrf(), "role": role.value, "staff": role != Role.CUSTOMER, "sees_all": principal().may_read_all}
+        shown |= {
+            "csrf": session.csrf(),
+            "me": principal().id,
+            "role": role.value,
+            "staff": role != Role.CUSTOMER,
+            "sees_all": principal().may_read_all,
+        }
     return make_response(render_template(f"console/{name}.html", **shown), status)
 
 
-def loaded(schema: Schema, given: Mapping[str, str], *left_out: str) -> dict[str, Any]:
+class Reason(StrictSchema):
+    """Why somebody does what the audit log keeps."""
+
+    reason = Text(required=True, most=500)
+
+
+def loaded(schema: Schema, given: MultiDict[str, str], *left_out: str) -> dict[str, Any]:
     """What a form or a query holds, by the API's own schema; what was left empty was not given. Raises Unprocessable."""
+    twice = [name for name, values in given.lists() if len(values) > 1]
+    if twice:
+        raise Unprocessable(errors=[{"pointer": f"/{name}", "message": "Given twice."} for name in twice])
     try:
         found: dict[str, Any] = schema.load({name: value for name, value in given.items() if value and name not in left_out})
     except ValidationError as error:
@@ -60,22 +80,28 @@ def _protect(response: Response) -> Response:
     return response
 
 
+def _trouble(status: int, title: str, detail: str | None, errors: Sequence[dict[str, str]] = ()) -> Response:
+    # Where htmx asks for a part of a page, it says so in the place of what has become old.
+    name = "trouble" if "HX-Request" in request.headers else "error"
+    return page(name, status, title=title, detail=detail, errors=errors)
+
+
 @blp.errorhandler(BankError)
 def _refused(error: BankError) -> Response:
-    response = page("error", error.status, title=error.title, detail=error.detail, errors=error.errors or ())
+    response = _trouble(error.status, error.title, error.detail, error.errors or ())
     response.headers.extend(error.headers)
     return response
 
 
 @blp.errorhandler(HTTPException)
 def _not_so(error: HTTPException) -> Response:
-    return page("error", error.code or 500, title=error.name, detail=error.description, errors=())
+    return _trouble(error.code or 500, error.name, error.description)
 
 
 @blp.errorhandler(Exception)
 def _bug(error: Exception) -> Response:
     log.error("page_failed", path=request.path, exc_info=error)
-    return page("error", 500, title="Something went wrong on our side", detail="It was logged under the id below.", errors=())
+    return _trouble(500, "Something went wrong on our side", "It was logged under the id below.")
 
 
 @blp.app_template_filter("clock")

@@ -24,7 +24,6 @@ from bank.web.context import sent_by_own_page
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-COOKIE = "bank_console"
 IDLE_SECONDS = 1_800
 LONGEST_SECONDS = 43_200
 
@@ -39,15 +38,21 @@ class Session(NamedTuple):
 
 def start(begun: Begun) -> Response:
     """To the first page, with a cookie for a login that has just begun."""
-    response = redirect(_next())
+    response = redirect(_next(), 303)
     _give(response, Session(begun.user_id, begun.login_id, int(time.time())))
     return response
 
 
 def end(response: Response) -> Response:
     """Take the cookie back."""
-    response.delete_cookie(COOKIE, path="/console")
+    response.delete_cookie(cookie(), path="/console", secure=_secure(), httponly=True, samesite="Strict")
     return response
+
+
+def user() -> str | None:
+    """The id of who looks at the page, or None where nobody has logged in; their login may have ended."""
+    session = current()
+    return session.user_id if session else None
 
 
 def csrf() -> str:
@@ -63,18 +68,18 @@ def require_own_page() -> None:
         raise Forbidden("This was not sent by a page of the console.")
 
 
-def signed_in(*roles: Role, polled: bool = False, enrolling: bool = False) -> Callable[[View], View]:
+def signed_in(*roles: Role, renews: bool = True, enrolling: bool = False) -> Callable[[View], View]:
     """Let a view run for who has logged in here and, where roles are given, has one of these. Others are led to the login.
 
-    What changes something must come from a form of our own. `polled` is for what a page asks for by itself, which does not keep the
-    cookie alive; `enrolling` lets in also the administrator who must have a second factor and has none. The view raises Forbidden and
-    EnrolmentRequired.
+    What changes something must come from a form of our own. The cookie lives on by each request of a person, and not by those of htmx,
+    which asks by itself; `renews` says whether by this one. `enrolling` lets in also the administrator who must have a second factor and
+    has none. The view raises Forbidden and EnrolmentRequired.
     """
 
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            session = _session()
+            session = current()
             if session is None:
                 return _to_login()
             try:
@@ -84,6 +89,7 @@ def signed_in(*roles: Role, polled: bool = False, enrolling: bool = False) -> Ca
             g.session = session
             bind_contextvars(user_id=who.id)
             if request.method == "POST":
+                g.writer = who.id
                 require_own_page()
                 if not hmac.compare_digest(request.form.get("csrf", "").encode(), csrf().encode()):
                     raise Forbidden("The form is not of this login. Open the page again.")
@@ -92,7 +98,7 @@ def signed_in(*roles: Role, polled: bool = False, enrolling: bool = False) -> Ca
             if not enrolling:
                 require_enrolment(who)
             response = make_response(view(*args, **kwargs))
-            if not polled:
+            if renews and "HX-Request" not in request.headers:
                 _give(response, session)
             return response
 
@@ -102,13 +108,25 @@ def signed_in(*roles: Role, polled: bool = False, enrolling: bool = False) -> Ca
 
 
 def _signer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(current_app.config["JWT_SECRET_KEY"], salt="console")
+    options = {"key_derivation": "hmac", "digest_method": sha256}
+    return URLSafeTimedSerializer(current_app.config["JWT_SECRET_KEY"], salt="console", signer_kwargs=options)
 
 
-def _session() -> Session | None:
+def _secure() -> bool:
+    return current_app.config["BANK"].env == "production" or request.is_secure
+
+
+def cookie() -> str:
+    """What the cookie is called: a browser takes the prefix from a connection that is encrypted only (RFC 6265bis, 4.1.3.1)."""
+    return "__Secure-bank_console" if _secure() else "bank_console"
+
+
+def current() -> Session | None:
+    """What the request's cookie says, if it is ours and neither too old nor left alone for too long."""
     try:
-        session = Session(*_signer().loads(request.cookies.get(COOKIE, ""), max_age=IDLE_SECONDS))
-    except BadData:
+        session = Session(*_signer().loads(request.cookies.get(cookie(), ""), max_age=IDLE_SECONDS))
+    except (BadData, TypeError):
+        # TypeError: of a version that kept something else in it.
         return None
     return session if time.time() - session.began_at < LONGEST_SECONDS else None
 
@@ -116,10 +134,10 @@ def _session() -> Session | None:
 def _give(response: Response, session: Session) -> None:
     # Signed anew, so that the half hour begins anew. `Strict`: a link of another site leads to the login.
     response.set_cookie(
-        COOKIE,
+        cookie(),
         _signer().dumps(session),
         path="/console",
-        secure=current_app.config["BANK"].env == "production" or request.is_secure,
+        secure=_secure(),
         httponly=True,
         samesite="Strict",
     )
@@ -129,11 +147,12 @@ def _to_login() -> Response:
     if "HX-Request" in request.headers:
         # htmx would put the page of the login into the part that it asked for.
         return Response(status=401, headers={"HX-Redirect": url_for("console.log_in")})
-    asked = request.full_path if request.method == "GET" and request.path != url_for("console.home") else None
+    asked = request.full_path.rstrip("?") if request.method == "GET" and request.path != url_for("console.home") else None
     return redirect(url_for("console.log_in", next=asked), 303)
 
 
 def _next() -> str:
     """Where to go after the login: to the page that was asked for, if it is one of ours."""
     asked = request.form.get("next", "")
-    return asked if asked.startswith("/console/") and asked.isprintable() and "\\" not in asked else url_for("console.home")
+    ours = asked.startswith("/console/") and asked.isprintable() and "\\" not in asked and ".." not in asked
+    return asked if ours else url_for("console.home")

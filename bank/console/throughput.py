@@ -13,9 +13,8 @@ from bank.processing.queue import redis
 
 _SAMPLES, _TURN = "bank:console:samples", "bank:console:turn"
 
-# Five minutes, if there is one every two seconds.
-_MOST_SAMPLES = 150
-_EACH_SECONDS = 2
+# Five minutes, and one every two seconds.
+_SECONDS, _EACH_SECONDS = 300, 2
 
 
 def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
@@ -28,10 +27,11 @@ def per_second(numbers: Mapping[str, Any]) -> list[Decimal]:
         if redis().set(_TURN, "1", nx=True, px=_EACH_SECONDS * 1000 - 200):
             with redis().pipeline() as pipeline:
                 pipeline.rpush(_SAMPLES, sample)
-                pipeline.ltrim(_SAMPLES, -_MOST_SAMPLES, -1)
-                pipeline.expire(_SAMPLES, 600)
+                pipeline.ltrim(_SAMPLES, -_SECONDS // _EACH_SECONDS, -1)
+                pipeline.expire(_SAMPLES, _SECONDS)
                 pipeline.execute()
         samples = [json.loads(each) for each in redis().lrange(_SAMPLES, 0, -1)]
+        samples = [(at, posted) for at, posted in samples if at > (time.time() - _SECONDS) * 1000]
     except RedisError:
         return []
     # A process that ended takes its numbers along.

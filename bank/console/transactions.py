@@ -8,12 +8,14 @@ from werkzeug.wrappers import Response
 
 from bank.audit import service as audit
 from bank.auth.guard import origin, principal, viewer
-from bank.console.pages import blp, further, loaded, page
+from bank.console.pages import GOES_ON, STOPS, Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
-from bank.errors import Conflict, Forbidden, NotFound
+from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.events import store as events
+from bank.proof.receipts import NotAsSealed, NotSealed
 from bank.transactions import parties, review, schemas, service, store
+from bank.transactions.models import TransactionStatus, TransactionType
 from bank.users.models import Role
 from bank.web import paging
 from bank.web.body import json_response
@@ -21,8 +23,6 @@ from bank.web.context import new_id
 from bank.web.fields import timestamp
 
 _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
-# How long a page waits for what became of it.
-_WAIT_SECONDS = 5
 
 
 @blp.get("/transactions")
@@ -31,15 +31,15 @@ def list_transactions() -> Response:
     """The newest first, by the filters of the API."""
     query = loaded(schemas.History(), request.args)
     filters = {name: value for name, value in query.items() if name != "cursor"}
-    if viewer() is not None and "user_id" in filters:
+    if viewer() not in (None, filters.get("user_id", viewer())):
         raise Forbidden
     rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), viewer())
     return page(
         "transactions",
         transactions=[store.present(row) for row in rows[: query["limit"]]],
         more=further(query, [row.seq for row in rows]),
-        types=schemas.History().fields["type"].metadata["enum"],
-        statuses=schemas.History().fields["status"].metadata["enum"],
+        types=[each.value for each in TransactionType],
+        statuses=[each.value for each in TransactionStatus],
         asked=request.args,
     )
 
@@ -48,15 +48,23 @@ def list_transactions() -> Response:
 @signed_in()
 def show_transaction(transaction_id: UUID) -> Response:
     """One transaction from its request to its entries, its events and its seal."""
-    found = service.get(str(transaction_id), viewer())
-    return page("transaction", transaction=found, may=_may(found), **_followed(str(transaction_id)))
+    return page("transaction", **_followed(str(transaction_id)))
+
+
+@blp.get("/transactions/<uuid:transaction_id>/followed")
+@signed_in()
+def follow_transaction(transaction_id: UUID) -> Response:
+    """The same without the page around it, until it is final."""
+    followed = _followed(str(transaction_id))
+    return page("followed", GOES_ON if followed["transaction"]["status"] == "pending" else STOPS, **followed)
 
 
 def _may(transaction: dict[str, Any]) -> list[str]:
     """What this caller may ask to have done to it; whether it can be, the services say."""
     who, may = principal(), []
     receives = transaction["to_user_id"] == who.id
-    if transaction["status"] == "completed" and (who.role in (Role.TELLER, Role.ADMIN) or (who.role == Role.CUSTOMER and receives)):
+    moved = transaction["status"] == "completed" and transaction["type"] != TransactionType.ROLLBACK and transaction["expires_at"] is None
+    if moved and (who.role in (Role.TELLER, Role.ADMIN) or (who.role == Role.CUSTOMER and receives)):
         may.append("rollback")
     if transaction["review"] == "open" and who.role == Role.ADMIN:
         may += ["approve", "reject"]
@@ -64,16 +72,19 @@ def _may(transaction: dict[str, Any]) -> list[str]:
 
 
 def _followed(transaction_id: str) -> dict[str, Any]:
+    found = service.get(transaction_id, viewer())
     try:
         explanation = service.explain(transaction_id, viewer())
     except NotFound:
         # It is for who pays.
         explanation = None
-    unsealed: str | None = None
+    unsealed, changed = "", ""
     try:
         service.receipt(transaction_id, viewer(), origin=False)
-    except Conflict as error:
+    except NotSealed as error:
         unsealed = f"{error.title}. {error.detail}"
+    except NotAsSealed as error:
+        changed = f"{error.title}. {error.detail}"
     logged, audited = [], []
     if principal().may_read_all:
         with reader() as session:
@@ -85,7 +96,18 @@ def _followed(transaction_id: str) -> dict[str, Any]:
                 {**row._mapping, "created_at": timestamp(row.created_at)}
                 for row in audit.read(session, {"entity_type": "transaction", "entity_id": transaction_id}, None, paging.MAX_LIMIT)
             ]
-    return {"explanation": explanation, "unsealed": unsealed, "events": logged, "audited": audited}
+    # Of a batch's items nothing is audited when they are taken in.
+    asked_by = logged[0]["request_id"] if logged else None
+    return {
+        "transaction": found,
+        "may": _may(found),
+        "explanation": explanation,
+        "unsealed": unsealed,
+        "changed": changed,
+        "events": logged,
+        "audited": audited,
+        "address": next((row["address"] for row in audited if row["request_id"] == asked_by), None),
+    }
 
 
 @blp.get("/transactions/<uuid:transaction_id>/receipt")
@@ -111,7 +133,7 @@ def roll_back(transaction_id: UUID) -> Response:
     body = loaded(schemas.Rollback(), request.form, "csrf", "key")
     intent = parties.rollback(principal(), str(transaction_id), body)
     asked_for = {**body, "transaction_id": str(transaction_id)}
-    answer = service.submit(intent, asked_for, origin(), service.Asked(_key(), _WAIT_SECONDS))
+    answer = service.submit(intent, asked_for, origin(), service.Asked(_key(), 0))
     return redirect(url_for("console.show_transaction", transaction_id=answer.made_id), 303)
 
 
@@ -126,8 +148,8 @@ def ask_review(transaction_id: UUID, decision: str) -> Response:
 @signed_in(Role.ADMIN)
 def end_review(transaction_id: UUID, decision: str) -> Response:
     """Let it go on, or refuse it."""
-    body = loaded(schemas.EndReview(), request.form, "csrf", "key")
-    review.end(str(transaction_id), review.Ended(decision == "approve", body.get("reason"), body, _key(), False), origin())
+    body = loaded(Reason(), request.form, "csrf", "key")
+    review.end(str(transaction_id), review.Ended(decision == "approve", body["reason"], body, _key(), False), origin())
     return redirect(url_for("console.show_transaction", transaction_id=transaction_id), 303)
 
 
@@ -137,4 +159,7 @@ def _confirm(transaction_id: UUID, action: str) -> Response:
 
 
 def _key() -> str:
-    return f"console-{request.form.get('key', '')[:64]}"
+    try:
+        return f"console-{UUID(request.form['key'])}"
+    except (KeyError, ValueError):
+        raise Unprocessable.at("/key", "Open the form again.") from None

@@ -1,16 +1,17 @@
 """Logging in and out, the overview, and finding things."""
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from flask import current_app, g, redirect, request, url_for
+from flask import current_app, redirect, request, url_for
 from werkzeug.exceptions import NotFound as NoSuchPage
 from werkzeug.wrappers import Response
 
 from bank.accounts import service as accounts
 from bank.auth import service as logins
-from bank.auth.guard import origin, principal, viewer
+from bank.auth.guard import origin, principal, standing, viewer
 from bank.auth.schemas import Credentials
 from bank.batches import service as batches
 from bank.console import session, throughput
@@ -18,7 +19,7 @@ from bank.console.charts import line
 from bank.console.pages import blp, loaded, page
 from bank.console.session import signed_in
 from bank.db import databases
-from bank.errors import BankError, NotFound
+from bank.errors import BankError, NotFound, Unauthenticated
 from bank.observability import stats
 from bank.processing.queue import bells
 from bank.schedules import service as schedules
@@ -27,6 +28,7 @@ from bank.transactions import store
 from bank.users import service as users
 from bank.users.models import Role
 from bank.web import context
+from bank.web.fields import timestamp
 from bank.web.limits import by_address
 
 _MOST_FOUND = 20
@@ -45,16 +47,22 @@ def begin_login() -> Response:
     session.require_own_page()
     try:
         told = loaded(Credentials(), request.form, "next")
+        before = session.current()
         user_agent = request.headers.get("User-Agent", "")[:300] or None
-        return session.start(logins.begin_login(told["username"], told["password"], told.get("code"), user_agent, context.origin(None)))
+        begun = logins.begin_login(told["username"], told["password"], told.get("code"), user_agent, context.origin(None))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)
         return response
+    if before is not None:
+        # Nobody could end it any more: its cookie is overwritten.
+        with suppress(Unauthenticated):
+            logins.logout(standing(before.user_id, before.login_id), context.origin(before.user_id))
+    return session.start(begun)
 
 
 @blp.post("/logout")
-@signed_in(polled=True, enrolling=True)
+@signed_in(renews=False, enrolling=True)
 def log_out() -> Response:
     """End the login."""
     logins.logout(principal(), origin())
@@ -74,7 +82,7 @@ def home() -> Response:
 
 
 @blp.get("/live")
-@signed_in(Role.ADMIN, Role.AUDITOR, polled=True)
+@signed_in(Role.ADMIN, Role.AUDITOR)
 def live() -> Response:
     """What moves on the overview."""
     return page("live", **_live())
@@ -83,10 +91,11 @@ def live() -> Response:
 def _live() -> dict[str, Any]:
     numbers = stats.gather()
     rates = throughput.per_second(numbers)
-    reviews = [store.present(row) for row in transactions.history(store.HistoryQuery(limit=_MOST_FOUND, review="open"), None)]
+    reviews = [store.present(row) for row in transactions.history(store.HistoryQuery(limit=_MOST_FOUND, review="open"), None)[:_MOST_FOUND]]
     parts = databases()
     breakers = [parts.primary, *([parts.replica] if current_app.config["BANK"].database_replica_url else []), bells.breaker]
     return {
+        "now": timestamp(datetime.now(UTC)),
         "numbers": numbers,
         "sums": {name: sum(numbers[name].values()) for name in ("accepted", "posted", "failed")},
         "rate": rates[-1] if rates else None,
@@ -112,7 +121,7 @@ def find() -> Response:
     if len(found) == 1:
         return redirect(url_for("console.show_transaction", transaction_id=found[0].id))
     named = users.search(principal(), {"q": asked, "limit": _MOST_FOUND}, None) if viewer() is None else []
-    return page("found", asked=asked, transactions=[store.present(row) for row in found], users=named)
+    return page("found", asked=asked, transactions=[store.present(row) for row in found[:_MOST_FOUND]], users=named[:_MOST_FOUND])
 
 
 def _by_id(given: str) -> str | None:
@@ -139,5 +148,4 @@ def _by_id(given: str) -> str | None:
 @blp.get("/<path:other>")
 def nowhere(other: str) -> Response:
     """A page, and no problem document, for who followed a dead link."""
-    g.pop("session", None)
     raise NoSuchPage

@@ -33,7 +33,7 @@ def _guesses() -> str:
 
 
 # Hashing a password is the dearest thing that a stranger can ask for.
-by_address = limiter.limit(_guesses, key_func=get_remote_address)
+by_address = limiter.shared_limit(_guesses, scope="guesses", key_func=get_remote_address)
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def visit(app: Flask) -> Callable[[Person], Visitor]:
 
     def visit(person: Person) -> Visitor:
         browser, response = log_in(app, person)
-        assert response.status_code == 302, response.text
+        assert response.status_code == 303, response.text
         return Visitor(person, browser)
 
     return visit

@@ -7,14 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from bank.db import reader
+from bank.errors import Unavailable
+from bank.proof.receipts import NotAsSealed
 from bank.users.models import Role
+from tests.console.conftest import OWN
 from tests.proof.conftest import last_position, seal_up_to
-
-
-@pytest.fixture(autouse=True)
-def _no_wait(monkeypatch):
-    # Here the tests post by themselves, after the page was made.
-    monkeypatch.setattr("bank.console.transactions._WAIT_SECONDS", 0)
 
 
 @pytest.fixture
@@ -42,12 +39,15 @@ def test_each_role_begins_where_its_work_is(visit, alice, teller, auditor, admin
         assert "Overview" in shown and "Oldest waits" in shown and "Breaker of database" in shown and 'hx-trigger="every 2s"' in shown
 
 
-def test_the_tiles_count_what_is_posted(visit, admin, paid):
+def test_the_tiles_count_what_is_posted(visit, alice, admin, paid, post_all):
     def posted(part: str) -> int:
         return int(re.search(r"<dt>Posted</dt><dd>(\d+)", part)[1])
 
     visitor = visit(admin)
-    assert posted(visitor.read("/live")) >= 3
+    before = posted(visitor.read("/live"))
+    alice.post("/transactions/debit", {"account_id": paid["source"], "amount": "1.00", "currency": "USD"})
+    post_all()
+    assert posted(visitor.read("/live")) == before + 1
     assert "html" not in visitor.read("/live").partition("<dl")[0]
 
 
@@ -106,7 +106,7 @@ def test_a_party_sees_neither_the_log_nor_the_others_balance(visit, alice, bob, 
 def test_a_receiver_refunds_and_only_once_for_a_form_that_is_sent_twice(app, visit, bob, paid, post_all):
     visitor, path = visit(bob), f"/transactions/{paid['id']}/rollback"
     form = {**visitor.hidden(path), "amount": "2.34", "reason": "Returned goods"}
-    answers = [visitor.browser.post(f"/console{path}", data=form, headers={"Sec-Fetch-Site": "same-origin"}) for _ in range(2)]
+    answers = [visitor.browser.post(f"/console{path}", data=form, headers=OWN) for _ in range(2)]
     post_all()
     assert [answer.status_code for answer in answers] == [303, 303] and answers[0].location == answers[1].location
     assert rollbacks(app, paid["id"]) == 1
@@ -122,6 +122,11 @@ def test_what_is_wrong_with_a_form_is_said(visit, bob, paid, post_all):
     ):
         answer = visitor.send(path, **fields)
         assert answer.status_code == 422 and told in answer.text and 'role="alert"' in answer.text
+    form = {**visitor.hidden(path), "reason": "x"}
+    for key in ("", "1", "\0"):
+        assert visitor.browser.post(f"/console{path}", data={**form, "key": key}, headers=OWN).status_code == 422
+    twice = {**form, "amount": ["1.00", "2.00"]}
+    assert visitor.browser.post(f"/console{path}", data=twice, headers=OWN).status_code == 422
     # What the ledger refuses is a transaction that failed.
     failed = visitor.send(path, reason="x", amount="1000.00").location
     post_all()
@@ -134,9 +139,9 @@ def test_who_may_not_move_money_is_not_asked_and_not_obeyed(visit, alice, audito
         assert "Roll back" not in visitor.read(f"/transactions/{paid['id']}")
     assert visit(auditor).get(f"/transactions/{paid['id']}/rollback").status_code == 403
     visitor = visit(alice)
-    form = {**visitor.hidden("/accounts"), "reason": "I want it back", "key": "1"}
-    answer = visitor.browser.post(f"/console/transactions/{paid['id']}/rollback", data=form, headers={"Sec-Fetch-Site": "same-origin"})
-    assert answer.status_code in (403, 404)
+    form = {**visitor.hidden("/accounts"), "reason": "I want it back", "key": paid["id"]}
+    answer = visitor.browser.post(f"/console/transactions/{paid['id']}/rollback", data=form, headers=OWN)
+    assert answer.status_code == 403
 
 
 def test_an_account_shows_its_balance_its_line_and_its_entries(visit, alice, bob, paid):
@@ -171,6 +176,8 @@ def test_a_teller_freezes_and_unfreezes_and_the_audit_log_says_why(visit, alice,
     assert alice.get(f"/accounts/{paid['source']}").json["status"] == "frozen"
     [row] = auditor.get(f"/audit-logs?entity_type=account&entity_id={paid['source']}&action=account.changed").json["data"]
     assert row["details"] == {"status": "frozen", "reason": "Card was stolen"} and row["actor_id"] == teller.id
+    assert visitor.send(f"{path}/freeze", reason="Once more").status_code == 409
+    assert visitor.send(f"{path}/unfreeze").status_code == 422
     assert visitor.send(f"{path}/unfreeze", reason="Found").status_code == 303
     assert alice.get(f"/accounts/{paid['source']}").json["status"] == "active"
     assert visit(auditor).get(f"{path}/freeze").status_code == 403
@@ -197,7 +204,7 @@ def test_an_admin_ends_a_review(visit, alice, bob, admin, funded, post_all, deci
     assert waiting in visitor.read("/")
     assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Called back").location == f"/console/transactions/{waiting}"
     assert f'class="state {becomes}"' in visitor.read(f"/transactions/{waiting}")
-    assert visitor.send(f"/transactions/{waiting}/{decision}").status_code == 409
+    assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Again").status_code == 409
     admin.request("DELETE", f"/rules/{made.json['id']}")
 
 
@@ -222,8 +229,8 @@ def test_a_batch_shows_how_far_it_is(visit, alice, bob, carol, auditor, funded, 
     visitor = visit(alice)
     assert 'max="3" value="0"' in visitor.read(f"/batches/{batch}") and 'hx-trigger="every 1s"' in visitor.read(f"/batches/{batch}")
     post_all()
-    shown = visitor.read(f"/batches/{batch}/progress")
-    assert 'max="3" value="3"' in shown and "hx-trigger" not in shown
+    final = visitor.get(f"/batches/{batch}/progress")
+    assert final.status_code == 286 and 'max="3" value="3"' in final.text
     assert batch in visit(auditor).read("/batches")
     assert visit(carol).get(f"/batches/{batch}").status_code == 404
 
@@ -241,7 +248,7 @@ def test_filters_are_those_of_the_api(visit, alice, auditor, paid):
 def test_a_dead_link_is_a_page(client, visit, alice):
     for answer in (client.get("/console/nowhere"), visit(alice).get("/accounts/00000000-0000-7000-8000-000000000000")):
         assert answer.status_code == 404 and answer.mimetype == "text/html" and answer.headers["X-Request-ID"] in answer.text
-    # A cursor of another list, which the API answers by a problem.
+    # What the API answers by a problem.
     assert visit(alice).get("/transactions?limit=0").mimetype == "text/html"
 
 
@@ -253,3 +260,94 @@ def test_a_bug_is_a_page_that_tells_nothing_of_it(visit, alice, monkeypatch):
     monkeypatch.setattr("bank.console.accounts.service.search", broken)
     answer = visitor.get("/accounts")
     assert answer.status_code == 500 and "planted-detail" not in answer.text and answer.headers["X-Request-ID"] in answer.text
+
+
+def test_a_transaction_moves_on_its_page_until_it_is_final(visit, alice, bob, funded, post_all):
+    body = {"from_account_id": funded(alice), "to_account_id": funded(bob), "amount": "1.00", "currency": "USD"}
+    made = alice.post("/transactions/transfer", body).json["id"]
+    visitor = visit(alice)
+    assert f'hx-get="/console/transactions/{made}/followed"' in visitor.read(f"/transactions/{made}")
+    assert visitor.get(f"/transactions/{made}/followed").status_code == 200
+    post_all()
+    final = visitor.get(f"/transactions/{made}/followed")
+    assert final.status_code == 286 and 'class="state completed"' in final.text and "<html" not in final.text
+    assert "hx-get" not in visitor.read(f"/transactions/{made}")
+
+
+def test_an_item_of_a_batch_names_who_asked_for_it(visit, alice, bob, auditor, funded, post_all):
+    transfer = {"type": "transfer", "from_account_id": funded(alice), "to_user_id": bob.id, "amount": "1000.00", "currency": "USD"}
+    batch = alice.post(
+        "/transactions/batch", {"mode": "independent", "transactions": [transfer]}, headers={"X-Request-ID": "payroll-7"}
+    ).json
+    post_all()
+    [item] = alice.get(f"/transactions/batch/{batch['id']}").json["data"]
+    shown = visit(auditor).read(f"/transactions/{item['id']}")
+    assert f'by <span class="id">{alice.id}</span>' in shown and '<span class="id" id="request">payroll-7</span>' in shown
+
+
+def test_a_log_that_was_changed_is_an_alarm(app, visit, auditor, paid, monkeypatch):
+    def changed(*args: object, **kwargs: object) -> None:
+        raise NotAsSealed("Event 7 is not what was sealed.")
+
+    monkeypatch.setattr("bank.transactions.service.receipts.make", changed)
+    assert '<p class="refusal" role="alert">The log is not what was sealed. Event 7' in visit(auditor).read(f"/transactions/{paid['id']}")
+
+
+def test_a_part_of_a_page_that_cannot_be_had_says_so_in_its_place(visit, admin, monkeypatch):
+    def away() -> None:
+        raise Unavailable("The database cannot be reached or is too slow.")
+
+    visitor = visit(admin)
+    monkeypatch.setattr("bank.console.views.stats.gather", away)
+    answer = visitor.get("/live", headers={"HX-Request": "true"})
+    assert answer.status_code == 503 and 'role="alert"' in answer.text and "<html" not in answer.text
+    assert '"code": "[45]..", "swap": true' in visitor.read("/accounts")
+
+
+EVERYBODY = frozenset(role.value for role in Role)
+# Who may ask for what; who may not is refused whatever else is right.
+MAY = {
+    **dict.fromkeys(("console.roll_back", "console.ask_rollback"), EVERYBODY - {"auditor"}),
+    **dict.fromkeys(("console.end_review", "console.ask_review"), frozenset({"admin"})),
+    **dict.fromkeys(("console.freeze", "console.ask_freeze"), frozenset({"teller", "admin"})),
+    "console.live": {"auditor", "admin"},
+    "console.list_batches": EVERYBODY - {"customer"},
+    **dict.fromkeys(
+        (
+            "console.log_out",
+            "console.home",
+            "console.find",
+            "console.list_accounts",
+            "console.show_account",
+            "console.save_statement",
+            "console.list_transactions",
+            "console.show_transaction",
+            "console.follow_transaction",
+            "console.save_receipt",
+            "console.list_schedules",
+            "console.show_schedule",
+            "console.show_batch",
+            "console.show_progress",
+        ),
+        EVERYBODY,
+    ),
+}
+OPEN = {"console.static", "console.nowhere", "console.log_in", "console.begin_login"}
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_page_and_form_is_for_who_may_have_it(app, visit, person, role):
+    visitor = visit(person(f"a-{role.value}", role))
+    form = visitor.hidden("/accounts")
+    seen = set()
+    for rule in app.url_map.iter_rules():
+        if not rule.endpoint.startswith("console.") or rule.endpoint in OPEN:
+            continue
+        seen.add(rule.endpoint)
+        path = re.sub(r"<any\((\w+).*?>", r"\1", re.sub(r"<uuid:\w+>", "019b2f6e-8a00-7000-8000-000000000001", rule.rule))
+        for method in rule.methods & {"GET", "POST"}:
+            if rule.endpoint == "console.log_out":
+                continue
+            answer = visitor.browser.open(path, method=method, data=form if method == "POST" else None, headers=OWN)
+            assert (answer.status_code == 403) == (role.value not in MAY[rule.endpoint]), (method, path, answer.status_code)
+    assert seen == set(MAY)

@@ -9,11 +9,18 @@ import pytest
 from itsdangerous import TimestampSigner
 from sqlalchemy import text
 
+from bank import create_app
+from bank.config import Config
 from bank.console import session
 from bank.db import unit_of_work
+from bank.errors import InvalidCredentials
 from bank.users.models import Role
-from tests.conftest import PASSWORD
+from tests.conftest import PASSWORD, people
 from tests.console.conftest import OWN, log_in
+from tests.processes import fresh_database
+
+COOKIE = "bank_console"
+HTMX = {"HX-Request": "true"}
 
 
 def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
@@ -25,20 +32,20 @@ def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
 
 def test_a_login_gives_a_cookie_that_scripts_and_other_sites_have_no_use_of(app, alice):
     _, response = log_in(app, alice)
-    assert (response.status_code, response.location) == (302, "/console/")
+    assert (response.status_code, response.location) == (303, "/console/")
     name, _, attributes = response.headers["Set-Cookie"].partition("=")
-    assert name == session.COOKIE
+    assert name == COOKIE
     assert {"HttpOnly", "SameSite=Strict", "Path=/console"} <= {each.strip() for each in attributes.split(";")}
 
 
 def test_the_cookie_is_no_token_and_a_token_no_cookie(app, visit, alice):
     visitor = visit(alice)
-    cookie = visitor.browser.get_cookie(session.COOKIE, path="/console").value
+    cookie = visitor.browser.get_cookie(COOKIE, path="/console").value
     assert visitor.browser.get("/api/v1/auth/me").status_code == 401
     assert app.test_client().get("/api/v1/auth/me", headers={"Authorization": f"Bearer {cookie}"}).status_code == 401
     assert alice.client.get("/console/accounts", headers={"Authorization": f"Bearer {alice.token}"}).status_code == 303
     other = app.test_client()
-    other.set_cookie(session.COOKIE, alice.token, path="/console")
+    other.set_cookie(COOKIE, alice.token, path="/console")
     assert other.get("/console/accounts").status_code == 303
 
 
@@ -46,7 +53,7 @@ def test_the_cookie_is_no_token_and_a_token_no_cookie(app, visit, alice):
 def test_who_gives_a_wrong_name_or_password_is_told_the_same(app, alice, given):
     _, response = log_in(app, alice, **given)
     assert response.status_code == 401
-    assert "The username or the password is wrong" in response.text or 'role="alert"' in response.text
+    assert f'role="alert">{InvalidCredentials.title}' in response.text
     assert "Set-Cookie" not in response.headers
 
 
@@ -63,15 +70,15 @@ def test_half_an_hour_of_nothing_ends_it(visit, alice, monkeypatch):
     later(monkeypatch, timedelta(minutes=29))
     visitor.read("/accounts")
     later(monkeypatch, timedelta(minutes=31))
-    assert visitor.get("/accounts").location == "/console/login?next=/console/accounts?"
+    assert visitor.get("/accounts").location == "/console/login?next=/console/accounts"
 
 
 def test_what_a_page_asks_for_by_itself_does_not_keep_it_alive(visit, admin, monkeypatch):
     visitor = visit(admin)
     later(monkeypatch, timedelta(minutes=29))
-    assert visitor.get("/live").status_code == 200
+    assert visitor.get("/live", headers=HTMX).status_code == 200
     later(monkeypatch, timedelta(minutes=2))
-    answer = visitor.get("/live", headers={"HX-Request": "true"})
+    answer = visitor.get("/live", headers=HTMX)
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/console/login")
 
 
@@ -86,7 +93,7 @@ def test_twelve_hours_end_it_whatever_is_done(visit, alice, monkeypatch):
 def test_logging_out_ends_the_login_and_not_only_the_cookie(app, visit, alice):
     visitor = visit(alice)
     stolen = app.test_client()
-    stolen.set_cookie(session.COOKIE, visitor.browser.get_cookie(session.COOKIE, path="/console").value, path="/console")
+    stolen.set_cookie(COOKIE, visitor.browser.get_cookie(COOKIE, path="/console").value, path="/console")
     assert stolen.get("/console/accounts").status_code == 200
     form = visitor.hidden("/accounts")
     assert visitor.browser.post("/console/logout", data=form, headers=OWN).location == "/console/login"
@@ -123,7 +130,10 @@ def test_a_form_needs_the_mark_of_its_login(visit, alice, bob):
     assert visitor.get("/accounts").status_code == 200
 
 
-@pytest.mark.parametrize("asked", ["https://evil.example", "//evil.example", "/\\evil.example", "/console/\r\nX: 1", "/api/v1/auth/me", ""])
+@pytest.mark.parametrize(
+    "asked",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "/console/\r\nX: 1", "/api/v1/auth/me", "/console/../api/v1/auth/me", ""],
+)
 def test_a_login_leads_nowhere_else(app, alice, asked):
     assert log_in(app, alice, next=asked)[1].location == "/console/"
 
@@ -152,7 +162,7 @@ def test_who_has_a_second_factor_gives_a_code(app, alice):
         _, refused = log_in(app, alice, code=code)
         assert refused.status_code == 401 and "Set-Cookie" not in refused.headers
     _, response = log_in(app, alice, code=paper[0])
-    assert response.status_code == 302, response.text
+    assert response.status_code == 303, response.text
 
 
 def test_an_administrator_who_must_have_a_second_factor_sees_nothing_without(app, visit, admin, monkeypatch):
@@ -166,4 +176,25 @@ def test_an_administrator_who_must_have_a_second_factor_sees_nothing_without(app
 
 def test_the_cookie_is_secure_in_production(app, alice, monkeypatch):
     monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], env="production"))
-    assert "Secure" in log_in(app, alice)[1].headers["Set-Cookie"].split("; ")
+    name, _, attributes = log_in(app, alice)[1].headers["Set-Cookie"].partition("=")
+    assert name == "__Secure-bank_console" and "Secure" in attributes.split("; ")
+
+
+def test_a_second_login_in_one_browser_ends_the_first(app, visit, alice, bob):
+    visitor = visit(alice)
+    first = visitor.browser.get_cookie(COOKIE, path="/console").value
+    given = {"username": bob.username, "password": PASSWORD}
+    assert visitor.browser.post("/console/login", data=given, headers=OWN).status_code == 303
+    other = app.test_client()
+    other.set_cookie(COOKIE, first, path="/console")
+    assert other.get("/console/accounts").status_code == 303
+
+
+def test_logins_of_pages_and_of_the_api_are_counted_together(environ, tmp_path, password_hash):
+    with fresh_database(environ, tmp_path) as own:
+        app = create_app(Config.from_env({**own, "RATELIMIT_ENABLED": "true", "BANK_RATE_LIMIT_AUTH": "3 per minute"}))
+        who = people(app, password_hash, {"limited": Role.CUSTOMER})["limited"]
+        given = {"username": who.username, "password": PASSWORD}
+        for _ in range(3):
+            assert app.test_client().post("/api/v1/auth/login", json=given).status_code == 200
+        assert log_in(app, who)[1].status_code == 429

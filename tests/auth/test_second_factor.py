@@ -140,7 +140,10 @@ def test_once_it_is_on_a_login_needs_a_code(app: Flask, alice: Person, enrol: En
     assert (wrong.status_code, wrong.json["code"]) == (401, "invalid_credentials")
     assert enter(alice, device.fresh()).status_code == 200
     failed = rows(app, "SELECT details FROM audit_logs WHERE entity_id = :id AND action = 'login.failed'", id=alice.id)
-    assert [row.details for row in failed] == [{"second_factor": True}]
+    assert [row.details for row in failed] == [{"second_factor": "wrong"}]
+    assert enter(alice, device.paper[0]).status_code == 200
+    began = rows(app, "SELECT details FROM audit_logs WHERE actor_id = :id AND action = 'login.began' ORDER BY id", id=alice.id)
+    assert [row.details for row in began] == [{"second_factor": "authenticator"}, {"second_factor": "recovery_code"}]
 
 
 def test_only_who_has_the_password_hears_of_the_second_factor(alice: Person, bob: Person, enrol: Enrol, enter: Enter) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bank.audit import service as audit
-from bank.auth import factors, passwords, throttle, tokens
+from bank.auth import factors, passwords, throttle, tokens, totp
 from bank.auth.guard import Principal
 from bank.db import reader, unit_of_work
 from bank.errors import InvalidCredentials, SecondFactorRequired, Unauthenticated, Unprocessable
@@ -96,8 +96,8 @@ def begin_login(name: str, password: str, code: str | None, user_agent: str | No
         rehashed = passwords.hash(password)
 
     login_id, refresh_id = new_id(), new_id()
-    # What the audit log is told of a failure: a wrong code after a right password is somebody who has the password.
-    failed: dict[str, Any] = {}
+    # For the audit log: a wrong code after a right password is somebody who has the password, and paper may have been found.
+    told: dict[str, Any] = {}
     code_missing = False
     with unit_of_work() as session:
         if user and good:
@@ -105,8 +105,9 @@ def begin_login(name: str, password: str, code: str | None, user_agent: str | No
             good = now.status == UserStatus.ACTIVE and now.password_hash == user.password_hash
         if user and good and factors.is_on(session, user.id):
             code_missing = code is None
-            if code is not None and not factors.spend(session, user.id, code):
-                good, failed = False, {"second_factor": True}
+            if code is not None:
+                good = factors.spend(session, user.id, code)
+                told = {"second_factor": ("recovery_code" if totp.is_recovery(code) else "authenticator") if good else "wrong"}
         throttle.settle(session, counted, good=None if code_missing else good)
         if user and good and not code_missing:
             if rehashed:
@@ -122,10 +123,10 @@ def begin_login(name: str, password: str, code: str | None, user_agent: str | No
                 },
             )
             by_user = Origin(user.id, origin.request_id, origin.trace_id, origin.address)
-            audit.record(session, "login", login_id, "login.began", by_user)
+            audit.record(session, "login", login_id, "login.began", by_user, told)
         elif not code_missing:
             # Not the name: what nobody is called may be a password in the wrong field.
-            audit.record(session, "user", user.id if user else None, "login.failed", origin, failed)
+            audit.record(session, "user", user.id if user else None, "login.failed", origin, told)
     if code_missing:
         raise SecondFactorRequired
     if not (user and good):

@@ -1,6 +1,7 @@
 """What is in a log, in which format, and what never is."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyotp
 import pytest
 
 from bank.config import Config
@@ -152,6 +154,26 @@ def test_planted_secrets_reach_no_log(transferred: tuple[Watched, str]) -> None:
     assert "p***@example.com" in logged or "p***%40example.com" in logged
     environ = watched.bank.environ
     assert [secret for secret in (client.token or "", environ["JWT_SECRET_KEY"], SEAL_KEY) if secret in logged] == []
+
+
+def test_no_secret_of_a_second_factor_reaches_a_log(watched: Watched) -> None:
+    name, password = f"dora-{secrets.token_hex(4)}", "a tall ship and a star"
+    nobody = watched.bank.client()
+    assert nobody.post("/auth/register", {"username": name, "email": f"{name}@example.com", "password": password}).status == 201
+    client = watched.bank.client(watched.bank.log_in(name, password))
+    begun = client.post("/auth/totp", {"password": password}).json
+    code = pyotp.TOTP(begun["secret"]).now()
+    paper = client.post("/auth/totp/confirm", {"code": code}).json["recovery_codes"]
+    for each in (code, paper[0], paper[0], f"{paper[1]}x", None):
+        nobody.post("/auth/login", {"username": name, "password": password, "code": each})
+    client.post("/auth/totp/disable", {"password": password, "code": paper[1]})
+    nobody.request("GET", f"/api/v1/auth/totp?secret={begun['secret']}")
+    client.request("GET", "/api/v1/nowhere/end", headers={"X-Request-ID": f"the-last-of-{name}"})
+    wait_until(lambda: [line for line in watched.lines("web") if line.get("request_id") == f"the-last-of-{name}"], "the last is logged")
+    logged = "".join(path.read_text() for path in watched.bank.directory.glob("*.log"))
+    assert [secret for secret in (begun["secret"], begun["otpauth_url"], *paper) if secret in logged] == []
+    # Six digits stand in any number: a code would stand alone.
+    assert not re.search(rf"(?<![0-9a-f.]){code}(?![0-9a-f])", logged)
 
 
 REDACTED = {

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from flask import Response
 
-from bank.auth.guard import login_required, viewer
+from bank.accounts.access import check_seen
+from bank.auth.guard import login_required, principal, viewer
 from bank.balances.service import holder
 from bank.statements import schemas, service
 from bank.statements.pdf import pdf_of
@@ -43,6 +44,7 @@ def get_statement(query: dict[str, Any], account_id: UUID) -> Response:
     `format`; at most 10,000 entries, as PDF 1,000.
     """
     held = holder(str(account_id), viewer())
+    check_seen(principal(), held.user_id)
     mimetype = _TYPES[query["format"]] if "format" in query else streaming.negotiate(_PDF, _XML, otherwise=streaming.CSV)
     made = service.statement(held, query["since"], query["until"], service.MAX_PDF_LINES if mimetype == _PDF else service.MAX_LINES)
     response = streaming.varied(Response(_body(made, mimetype), mimetype=mimetype))

@@ -321,7 +321,9 @@ REQUIRED = {
 
 UNKNOWN = [
     "id",
+    "user_id",
     "role",
+    "status",
     "balance",
     "available",
     "held",

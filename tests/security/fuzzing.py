@@ -286,6 +286,8 @@ class _Asker:
         # Nobody posts while a request waits, and it would wait for nothing but the end of its time.
         if "wait" in headers.get("Prefer", "").lower():
             headers["Prefer"] = "respond-async"
+        if "304" in self.operation.definition.raw["responses"] and draw.random() < 0.2:
+            headers[draw.choice(("If-Match", "If-None-Match"))] = draw.choice(("*", '"1"', 'W/"1", "x"', "x", ""))
         offered = [kind for answer in self.operation.definition.raw["responses"].values() for kind in answer.get("content", {})]
         # A stream that follows the log has no end.
         if offered and draw.random() < 0.2 and (case.query or {}).get("follow") != "true":

@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports check bench faults scaling secrets clean python
+.PHONY: help run test lint types imports check bench faults fuzz scaling secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -50,6 +50,9 @@ bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as 
 
 faults: $(VENV)/.dev ## Put faults on a running bank, one after the other (ARGS="--only Redis", --list, --planted)
 	@$(PY) -m tests.faultsuite $(ARGS)
+
+fuzz: $(VENV)/.dev ## Send 100,000 made-up requests to a bank of its own (ARGS="--cases 1000 --seed 7")
+	@$(PY) -m tests.security $(ARGS)
 
 scaling: $(VENV)/.dev ## Measure how the cost grows with workers, lanes and entries
 	@$(PY) -m tests.bench.scaling

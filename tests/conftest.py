@@ -67,7 +67,11 @@ def as_superuser(servers: tuple[str, str], servers_directory: Path) -> Callable[
 @pytest.fixture(scope="session")
 def environ(servers: tuple[str, str]) -> dict[str, str]:
     """The environment that a process of the bank needs in a test."""
-    database_url, redis_url = servers
+    return environ_of(*servers)
+
+
+def environ_of(database_url: str, redis_url: str) -> dict[str, str]:
+    """The same, of a bank on these two servers."""
     return {
         "BANK_ENV": "test",
         "DATABASE_URL": database_url,

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from bank.accounts.access import customers_and
 from bank.accounts.models import AccountKind
 from bank.audit import service as audit
 from bank.db import reader, unit_of_work
@@ -82,8 +83,13 @@ def _get(session: Session, account_id: str, owner_id: str | None, *, lock: bool 
     return row
 
 
-def search(owner_id: str | None, currency: str | None, status: str | None, after: str | None, limit: int) -> list[Row[Any]]:
-    """Customers' accounts, oldest first, from behind the id `after`; one more than `limit` when more follow."""
+def search(
+    owner_id: str | None, currency: str | None, status: str | None, after: str | None, limit: int, seen_by: str | None = None
+) -> list[Row[Any]]:
+    """Users' accounts, oldest first, from behind the id `after`; one more than `limit` when more follow.
+
+    For a teller, `seen_by`, those of customers and their own.
+    """
     with reader() as session:
         return list(
             session.execute(
@@ -91,12 +97,13 @@ def search(owner_id: str | None, currency: str | None, status: str | None, after
                     f"""SELECT {_COLUMNS} FROM accounts a JOIN balances b ON b.account_id = a.id
                          WHERE a.kind = 'customer'
                            {"AND a.user_id = CAST(:owner AS uuid)" if owner_id else ""}
+                           {"AND " + customers_and(":seen_by", "a.user_id") if seen_by else ""}
                            {"AND a.currency = :currency" if currency else ""}
                            {"AND b.status = :status" if status else ""}
                            {"AND a.id > CAST(:after AS uuid)" if after else ""}
                          ORDER BY a.id LIMIT :limit"""
                 ),
-                {"owner": owner_id, "currency": currency, "status": status, "after": after, "limit": limit + 1},
+                {"owner": owner_id, "currency": currency, "status": status, "after": after, "limit": limit + 1, "seen_by": seen_by},
             )
         )
 

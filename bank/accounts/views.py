@@ -6,7 +6,7 @@ from uuid import UUID
 from flask import Response, request
 
 from bank.accounts import schemas, service
-from bank.accounts.access import check_teller
+from bank.accounts.access import check_seen, check_teller, only_seen_by
 from bank.auth.guard import login_required, origin, principal, viewer
 from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
@@ -36,8 +36,7 @@ def open_account(body: dict[str, Any]) -> Response:
     if user_id != caller.id and caller.role == Role.CUSTOMER:
         raise NotFound
     if user_id != caller.id:
-        with reader() as session:
-            check_teller(session, caller, user_id)
+        check_seen(caller, user_id)
     account = service.open_account(user_id, body["currency"], body.get("name"), origin())
     return resource(service.present(account), service.etag(account), 201, f"/api/v1/accounts/{account.id}")
 
@@ -49,14 +48,16 @@ def open_account(body: dict[str, Any]) -> Response:
 def list_accounts(query: dict[str, Any]) -> Response:
     """List accounts
 
-    The caller's own, the oldest first; staff see everybody's, or those of a `user_id`. Closed ones are in it too.
+    The caller's own, the oldest first; auditors and admins see everybody's, tellers their own and customers', or those of a `user_id`.
+    Closed ones are in it too.
     """
     owner_id = viewer()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
             raise Forbidden("Only staff may name a user.")
         owner_id = query["user_id"]
-    rows = service.search(owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"])
+    seen_by = only_seen_by(principal())
+    rows = service.search(owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"], seen_by)
     return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
 
 
@@ -72,6 +73,7 @@ def get_account(account_id: UUID) -> Response:
     owner_id, account = viewer(), cache().read("account", str(account_id))
     if account is None or owner_id not in (None, account["body"]["user_id"]):
         raise NotFound
+    check_seen(principal(), account["body"]["user_id"])
     return resource(account["body"], account["etag"])
 
 
@@ -94,6 +96,7 @@ def change_account(body: dict[str, Any], account_id: UUID) -> Response:
     """
     owner_id = viewer()
     account = service.get(str(account_id), owner_id)
+    check_seen(principal(), account.user_id)
     if owner_id is not None and body.keys() & {"status", "overdraft_limit"}:
         raise Forbidden("Only staff may change the status or the overdraft limit.")
     with reader() as session:
@@ -119,5 +122,6 @@ def list_entries(query: dict[str, Any], account_id: UUID) -> Response:
     Every posting, newest first, with the balance after it. By its owner and staff. Entries are never changed: a rollback adds some.
     """
     account = service.get(str(account_id), viewer())
+    check_seen(principal(), account.user_id)
     rows = service.entries(account.id, paging.after(query), query["limit"])
     return paging.page(query, [service.present_entry(row) for row in rows], [row.version for row in rows])

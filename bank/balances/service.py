@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from bank.accounts.access import customers_and
 from bank.db import fetch, reader
 from bank.errors import NotFound, Unprocessable
 from bank.ledger.models import LATE, ON_TIME
@@ -49,10 +50,12 @@ _CURRENT = """
 """
 
 
-def current(owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int) -> list[tuple[Any, ...]]:
-    """Balances of a user's accounts, or of all customers' (`owner_id` None), ordered by account id.
+def current(
+    owner_id: str | None, account_id: str | None, currency: str | None, after: str | None, limit: int, seen_by: str | None = None
+) -> list[tuple[Any, ...]]:
+    """Balances of a user's accounts, or of all users' (`owner_id` None), ordered by account id.
 
-    From behind the account `after`; one more than `limit` when more follow.
+    From behind the account `after`; one more than `limit` when more follow. For a teller, `seen_by`, those of customers and their own.
     """
     statement = _CURRENT.format(owner="IS NOT NULL" if owner_id is None else "= %(owner)s::uuid")
     if account_id is not None:
@@ -61,8 +64,10 @@ def current(owner_id: str | None, account_id: str | None, currency: str | None, 
         statement += " AND currency = %(currency)s"
     if after is not None:
         statement += " AND account_id > %(after)s::uuid"
+    if seen_by is not None:
+        statement += " AND " + customers_and("%(seen_by)s", "user_id")
     statement += " ORDER BY account_id LIMIT %(limit)s"
-    parameters = {"owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1}
+    parameters = {"owner": owner_id, "account": account_id, "currency": currency, "after": after, "limit": limit + 1, "seen_by": seen_by}
     return fetch(statement, parameters)
 
 

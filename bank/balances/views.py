@@ -5,7 +5,8 @@ from typing import Any
 
 from flask import Response
 
-from bank.auth.guard import login_required, viewer
+from bank.accounts.access import check_seen, only_seen_by
+from bank.auth.guard import login_required, principal, viewer
 from bank.balances import schemas, service
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import format_amount
@@ -26,7 +27,8 @@ blp = Blueprint("balances", __name__, url_prefix="/api/v1/balances", description
 def current(query: dict[str, Any]) -> Response:
     """Read what accounts hold now
 
-    The caller's own, or anybody's for staff. `available` is what can be spent: less what is held, with the overdraft.
+    The caller's own; anybody's for auditors and admins, customers' for tellers. `available` is what can be spent: less what is held,
+    with the overdraft.
     """
     owner_id = viewer()
     if owner_id is not None and query.get("user_id", owner_id) != owner_id:
@@ -36,11 +38,13 @@ def current(query: dict[str, Any]) -> Response:
         balance = cache().read("balance", account_id)
         if balance is None or owner_id not in (None, balance["user_id"]):
             raise NotFound
+        check_seen(principal(), balance["user_id"])
         return paging.page(query, [balance], [account_id])
-    rows = service.current(owner_id or query.get("user_id"), account_id, query.get("currency"), paging.after(query), query["limit"])
+    named, seen_by = owner_id or query.get("user_id"), only_seen_by(principal())
+    rows = service.current(named, account_id, query.get("currency"), paging.after(query), query["limit"], seen_by)
     if account_id and not rows:
         # An account that is there, but in another currency than asked for, is an empty list.
-        service.holder(account_id, owner_id or query.get("user_id"))
+        check_seen(principal(), service.holder(account_id, named).user_id)
     return paging.page(query, [service.present(row) for row in rows], [row[0] for row in rows])
 
 
@@ -56,6 +60,7 @@ def historical(query: dict[str, Any]) -> Response:
     are there too. By the account's owner and staff.
     """
     held = service.holder(query["account_id"], viewer())
+    check_seen(principal(), held.user_id)
     until = query.get("until", datetime.now(UTC))
     since = query.get("since", until - timedelta(days=30))
     if since >= until:
@@ -83,6 +88,7 @@ def at_time(query: dict[str, Any]) -> Response:
     What counted at `at`, as the bank knew it at `known_at`: later, backdated entries may have come. By the account's owner and staff.
     """
     held = service.holder(query["account_id"], viewer())
+    check_seen(principal(), held.user_id)
     known_at = query.get("known_at")
     # Taken before the balance is read, and so never later than what was known.
     now = datetime.now(UTC)

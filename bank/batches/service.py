@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bind_contextvars
 
 from bank.accounts import service as accounts
+from bank.accounts.access import reads_as
 from bank.auth.guard import Principal
 from bank.batches import store
 from bank.batches.directory import BatchDirectory
@@ -145,23 +146,23 @@ def preview(mode: BatchMode, items: Sequence[Item], caller: Principal, origin: O
     return {**_present(batch, failure), "dry_run": True, "data": [_present_item(row) for row in rows]}
 
 
-def get(
-    batch_id: str, viewer_id: str | None, status: str | None, after: int | None, limit: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def get(batch_id: str, caller: Principal, status: str | None, after: int | None, limit: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A batch, and a page of its transactions in their order (those of a `status`, from behind place `after`; one more than
-    `limit` when more follow), for staff (`viewer_id` None) and for who made it. Raises NotFound."""
+    `limit` when more follow), for who made it and staff who may read theirs. Raises NotFound."""
     with reader() as session:
         row = store.get(session, batch_id)
-        if row is None or viewer_id not in (None, row.user_id):
+        if row is None:
             raise NotFound
+        reads_as(session, caller, row.user_id)
         items = store.items(session, batch_id, status, after, limit)
     return _present(row, _failure(row)), [_present_item(item) for item in items]
 
 
-def latest(limit: int) -> list[dict[str, Any]]:
-    """The batches that were asked for last, whosever they are: their `id`, `mode`, `items` and when they were made."""
+def latest(seen_by: str | None, limit: int) -> list[dict[str, Any]]:
+    """The batches that were asked for last, whosever they are (for a teller, `seen_by`, customers' and their own): `id`, `mode`, `items`,
+    `created_at`."""
     with reader() as session:
-        return [{**row._mapping, "created_at": timestamp(row.created_at)} for row in store.latest(session, limit)]
+        return [{**row._mapping, "created_at": timestamp(row.created_at)} for row in store.latest(session, seen_by, limit)]
 
 
 def _failure(row: Row[Any]) -> dict[str, Any] | None:

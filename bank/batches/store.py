@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from bank.accounts.access import customers_and
 from bank.audit import service as audit
 from bank.batches.models import BatchMode
 from bank.events import store as events
@@ -71,10 +72,15 @@ def get(session: Session, batch_id: str) -> Row[Any] | None:
     return session.execute(_GET, {"id": batch_id}).one_or_none()
 
 
-def latest(session: Session, limit: int) -> Sequence[Row[Any]]:
-    """Batches, the newest first."""
+def latest(session: Session, seen_by: str | None, limit: int) -> Sequence[Row[Any]]:
+    """Batches, the newest first; for a teller, `seen_by`, without those of colleagues."""
     return session.execute(
-        text("SELECT id::text, mode, items, created_at FROM batches ORDER BY id DESC LIMIT :limit"), {"limit": limit}
+        text(
+            f"""SELECT id::text, mode, items, created_at FROM batches
+                 {"WHERE " + customers_and(":seen_by", "user_id") if seen_by else ""}
+                 ORDER BY id DESC LIMIT :limit"""
+        ),
+        {"seen_by": seen_by, "limit": limit},
     ).all()
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from flask import Request, Response, request
 
-from bank.auth.guard import login_required, origin, principal, viewer
+from bank.auth.guard import login_required, origin, principal
 from bank.batches import schemas, service, upload
 from bank.batches.models import BatchMode
 from bank.errors import Unprocessable
@@ -99,5 +99,5 @@ def get_batch(query: dict[str, Any], batch_id: UUID) -> Response:
 
     For who made it and staff; each party finds theirs in `/transactions/history?batch_id=`.
     """
-    batch, rows = service.get(str(batch_id), viewer(), query.get("status"), paging.after(query), query["limit"])
+    batch, rows = service.get(str(batch_id), principal(), query.get("status"), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["index"] for row in rows], batch)

@@ -2,13 +2,15 @@
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from flask import redirect, request, url_for
+from sqlalchemy import Row
 from werkzeug.wrappers import Response
 
 from bank.accounts import schemas, service
-from bank.accounts.access import check_teller
+from bank.accounts.access import check_seen, check_teller, only_seen_by
 from bank.auth.guard import origin, principal, viewer
 from bank.balances import service as balances
 from bank.console.charts import line
@@ -34,7 +36,9 @@ def list_accounts() -> Response:
         if owner_id not in (None, query["user_id"]):
             raise Forbidden
         owner_id = query["user_id"]
-    rows = service.search(owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"])
+    rows = service.search(
+        owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"], only_seen_by(principal())
+    )
     return page(
         "accounts",
         accounts=[service.present(row) for row in rows[: query["limit"]]],
@@ -47,7 +51,7 @@ def list_accounts() -> Response:
 def show_account(account_id: UUID) -> Response:
     """What it holds, the line of its balance, its entries and its statement."""
     query = loaded(paging.PageSchema(), request.args)
-    account = service.get(str(account_id), viewer())
+    account = _seen(account_id)
     today = datetime.now(UTC).date()
     held = balances.Holder(account.id, account.user_id, account.currency)
     steps = balances.historical(held, _midnight(today - timedelta(days=_DAYS)), datetime.now(UTC), "day")
@@ -65,6 +69,13 @@ def show_account(account_id: UUID) -> Response:
     )
 
 
+def _seen(account_id: UUID) -> Row[Any]:
+    """The account. Raises NotFound when it is not there, or not for the caller to read."""
+    account = service.get(str(account_id), viewer())
+    check_seen(principal(), account.user_id)
+    return account
+
+
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
@@ -80,7 +91,7 @@ def save_statement(account_id: UUID) -> Response:
 @signed_in(Role.TELLER, Role.ADMIN)
 def ask_freeze(account_id: UUID, action: str) -> Response:
     """Whether it is really meant."""
-    return page("freeze", account=service.present(service.get(str(account_id), viewer())), action=action)
+    return page("freeze", account=service.present(_seen(account_id)), action=action)
 
 
 @blp.post("/accounts/<uuid:account_id>/<any(freeze, unfreeze):action>")
@@ -89,7 +100,7 @@ def freeze(account_id: UUID, action: str) -> Response:
     """Let nothing move on an account, or let it again. The audit log keeps the reason."""
     reason = loaded(Reason(), request.form, "csrf")["reason"]
     status = "frozen" if action == "freeze" else "active"
-    account = service.get(str(account_id), viewer())
+    account = _seen(account_id)
     with reader() as session:
         check_teller(session, principal(), account.user_id)
     if account.status == status:

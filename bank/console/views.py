@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound as NoSuchPage
 from werkzeug.wrappers import Response
 
 from bank.accounts import service as accounts
+from bank.accounts.access import check_seen
 from bank.auth import service as logins
 from bank.auth.guard import origin, principal, standing, viewer
 from bank.auth.schemas import Credentials
@@ -91,7 +92,9 @@ def live() -> Response:
 def _live() -> dict[str, Any]:
     numbers = stats.gather()
     rates = throughput.per_second(numbers)
-    reviews = [store.present(row) for row in transactions.history(store.HistoryQuery(limit=_MOST_FOUND, review="open"), None)[:_MOST_FOUND]]
+    reviews = [
+        store.present(row) for row in transactions.history(store.HistoryQuery(limit=_MOST_FOUND, review="open"), principal())[:_MOST_FOUND]
+    ]
     parts = databases()
     breakers = [parts.primary, *([parts.replica] if current_app.config["BANK"].database_replica_url else []), bells.breaker]
     return {
@@ -116,8 +119,8 @@ def find() -> Response:
         where = _by_id(str(UUID(asked)))
         if where is not None:
             return redirect(where)
-    found = transactions.history(store.HistoryQuery(limit=_MOST_FOUND, request_id=asked), viewer())
-    found = found or transactions.history(store.HistoryQuery(limit=_MOST_FOUND, reference=asked), viewer())
+    found = transactions.history(store.HistoryQuery(limit=_MOST_FOUND, request_id=asked), principal())
+    found = found or transactions.history(store.HistoryQuery(limit=_MOST_FOUND, reference=asked), principal())
     if len(found) == 1:
         return redirect(url_for("console.show_transaction", transaction_id=found[0].id))
     named = users.search(principal(), {"q": asked, "limit": _MOST_FOUND}, None) if viewer() is None else []
@@ -127,16 +130,16 @@ def find() -> Response:
 def _by_id(given: str) -> str | None:
     """Where the thing with this id is shown, for who may see it."""
     with suppress(NotFound):
-        transactions.get(given, viewer())
+        transactions.get(given, principal())
         return url_for("console.show_transaction", transaction_id=given)
     with suppress(NotFound):
-        accounts.get(given, viewer())
+        check_seen(principal(), accounts.get(given, viewer()).user_id)
         return url_for("console.show_account", account_id=given)
     with suppress(NotFound):
-        schedules.get(given, viewer())
+        check_seen(principal(), schedules.get(given, viewer()).from_user_id)
         return url_for("console.show_schedule", schedule_id=given)
     with suppress(NotFound):
-        batches.get(given, viewer(), None, None, 1)
+        batches.get(given, principal(), None, None, 1)
         return url_for("console.show_batch", batch_id=given)
     if viewer() is None:
         with suppress(NotFound):

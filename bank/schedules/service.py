@@ -166,10 +166,11 @@ def _found(row: Row[Any] | None) -> Row[Any]:
     return row
 
 
-def search(owner_id: str | None, status: str | None, before: str | None, limit: int) -> Sequence[Row[Any]]:
-    """Schedules, newest first, from behind the id `before`; one more than `limit` when more follow."""
+def search(owner_id: str | None, status: str | None, before: str | None, limit: int, seen_by: str | None = None) -> Sequence[Row[Any]]:
+    """Schedules, newest first, from behind the id `before`; one more than `limit` when more follow. For a teller, `seen_by`, those of
+    customers and their own."""
     with reader() as session:
-        return store.search(session, owner_id, status, before, limit)
+        return store.search(session, owner_id, status, before, limit, seen_by)
 
 
 def runs(schedule_id: str, owner_id: str | None, before: str | None, limit: int) -> list[dict[str, Any]]:

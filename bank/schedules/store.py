@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.orm import Session
 
+from bank.accounts.access import customers_and
 from bank.events.types import Happened, Origin, ScheduleCreated, ScheduleRan, ScheduleSkipped, TransactionSubmitted
 from bank.schedules.timing import Timing
 from bank.transactions.many import ROWS_OF_EVENTS
@@ -111,17 +112,21 @@ def get(session: Session, schedule_id: str, owner_id: str | None, *, lock: bool 
     return session.execute(text(statement), {"id": schedule_id, "owner": owner_id}).one_or_none()
 
 
-def search(session: Session, owner_id: str | None, status: str | None, before: str | None, limit: int) -> Sequence[Row[Any]]:
+def search(
+    session: Session, owner_id: str | None, status: str | None, before: str | None, limit: int, seen_by: str | None
+) -> Sequence[Row[Any]]:
     """Schedules, newest first, from behind the id `before`; one more than `limit` when more follow. Without a `status` the deleted
-    ones are left out."""
+    ones are left out; for a teller, `seen_by`, those of colleagues."""
     statement = f"""
         SELECT {COLUMNS} FROM schedules s
          WHERE {"s.status = :status" if status else "s.status <> 'deleted'"}
            {"AND s.from_user_id = CAST(:owner AS uuid)" if owner_id else ""}
            {"AND s.id < CAST(:before AS uuid)" if before else ""}
+           {"AND " + customers_and(":seen_by", "s.from_user_id") if seen_by else ""}
          ORDER BY s.id DESC LIMIT :limit
     """
-    return session.execute(text(statement), {"owner": owner_id, "status": status, "before": before, "limit": limit + 1}).all()
+    parameters = {"owner": owner_id, "status": status, "before": before, "limit": limit + 1, "seen_by": seen_by}
+    return session.execute(text(statement), parameters).all()
 
 
 _RUNS = """

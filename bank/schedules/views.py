@@ -4,7 +4,9 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response
+from sqlalchemy import Row
 
+from bank.accounts.access import check_seen, only_seen_by
 from bank.auth.guard import login_required, origin, principal, viewer
 from bank.errors import Forbidden
 from bank.schedules import schemas, service
@@ -32,6 +34,13 @@ _MADE = {"name": "Rent", "recurrence": {**_RULE, "month_end": "last_day"}, "next
 def _whose_to_change() -> str | None:
     """As for transfers: an admin anybody's, everybody else their own."""
     return None if principal().role == Role.ADMIN else principal().id
+
+
+def _seen(schedule_id: UUID) -> Row[Any]:
+    """The schedule. Raises NotFound when it is not there, or not for the caller to read."""
+    schedule = service.get(str(schedule_id), viewer())
+    check_seen(principal(), schedule.from_user_id)
+    return schedule
 
 
 @blp.route("", methods=["POST"])
@@ -77,14 +86,15 @@ def create_schedule(body: dict[str, Any], query: dict[str, Any]) -> Response:
 def list_schedules(query: dict[str, Any]) -> Response:
     """List schedules
 
-    Newest first: those that pay from the caller's accounts, or anybody's for staff. Deleted ones only when their `status` is asked for.
+    Newest first: those that pay from the caller's accounts, or anybody's for staff (for tellers: customers'). Deleted ones only when
+    their `status` is asked for.
     """
     owner_id = viewer()
     if "user_id" in query:
         if owner_id not in (None, query["user_id"]):
             raise Forbidden("Only staff may name a user.")
         owner_id = query["user_id"]
-    rows = service.search(owner_id, query.get("status"), paging.after(query), query["limit"])
+    rows = service.search(owner_id, query.get("status"), paging.after(query), query["limit"], only_seen_by(principal()))
     return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
 
 
@@ -97,7 +107,7 @@ def get_schedule(schedule_id: UUID) -> Response:
 
     With its next five runs, in UTC and as the clocks of its zone show them. By whose account pays, and staff.
     """
-    schedule = service.get(str(schedule_id), viewer())
+    schedule = _seen(schedule_id)
     return resource(service.present_one(schedule), service.etag(schedule))
 
 
@@ -111,6 +121,7 @@ def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
 
     Newest first, with what became of each: its transaction, or why there is none. By whose account pays, and staff.
     """
+    _seen(schedule_id)
     rows = service.runs(str(schedule_id), viewer(), paging.after(query), query["limit"])
     return paging.page(query, rows, [row["due_at"] for row in rows])
 

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from flask import Response
 
-from bank.auth.guard import login_required, viewer
+from bank.accounts.access import check_seen
+from bank.auth.guard import login_required, principal, viewer
 from bank.balances.service import holder
 from bank.statements import schemas, service
 from bank.statements.pdf import pdf_of
@@ -48,6 +49,7 @@ def get_statement(query: dict[str, Any], account_id: UUID) -> Response:
 def file_of(query: dict[str, Any], account_id: str) -> Response:
     """The statement that a loaded StatementQuery asks for, as a file to save. Raises NotFound, NotAcceptable and Unprocessable."""
     held = holder(account_id, viewer())
+    check_seen(principal(), held.user_id)
     mimetype = _TYPES[query["format"]] if "format" in query else streaming.negotiate(_PDF, _XML, otherwise=streaming.CSV)
     made = service.statement(held, query["since"], query["until"], service.MAX_PDF_LINES if mimetype == _PDF else service.MAX_LINES)
     response = streaming.varied(Response(_body(made, mimetype), mimetype=mimetype))

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from bank.accounts.access import reads_as
+from bank.auth.guard import Principal
 from bank.errors import NotFound
 from bank.events.types import (
     Happened,
@@ -61,12 +63,13 @@ _ASKED = text(
 )
 
 
-def explain(session: Session, transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
-    """Each check of a transaction and how it came out, for staff (`viewer_id` None) and for whose account it pays from, or is for where
-    the money comes from outside. Raises NotFound."""
+def explain(session: Session, transaction_id: str, caller: Principal) -> dict[str, Any]:
+    """Each check of a transaction and how it came out, for whose account it pays from, or is for where the money comes from outside, and
+    for staff who may read theirs. Raises NotFound."""
     row = store.get(session, transaction_id)
-    if row is None or viewer_id not in (None, row.from_user_id or row.to_user_id):
+    if row is None:
         raise NotFound
+    viewer_id = reads_as(session, caller, row.from_user_id or row.to_user_id)
     decided_at, checks, ended = None, [], None
     for told in session.execute(_EVENTS, {"id": transaction_id}):
         event = load(told.type, told.schema, told.data)

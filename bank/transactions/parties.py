@@ -10,7 +10,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from bank.accounts import service as accounts
-from bank.accounts.access import check_teller
+from bank.accounts.access import check_teller, reads_as, staff_among
 from bank.auth.guard import Principal
 from bank.config import Config
 from bank.errors import CurrencyMismatch, Forbidden, NotFound, NotHeld, NotReversible, Unprocessable
@@ -68,8 +68,8 @@ class Directory(Protocol):
     def user_named(self, username: str) -> str | None:
         """The id of the user of this name."""
 
-    def check_teller(self, caller: Principal, owner_id: str) -> None:
-        """Raise Forbidden when a teller acts on an account that is no customer's."""
+    def is_staff(self, user_id: str) -> bool:
+        """Whether the user works at the bank; asked only where a teller is the caller."""
 
     def price(self, currency: str, to_currency: str) -> Price:
         """Today's rate between two currencies. Raises RateUnavailable."""
@@ -112,13 +112,20 @@ def credit_or_debit(kind: TransactionType, caller: Principal, body: Mapping[str,
 
     def find(directory: Directory) -> Found:
         owner_id = caller.id if caller.role == Role.CUSTOMER else None
-        if "account_id" in body:
+        by_default = "account_id" not in body
+        field = "user_id" if by_default else "account_id"
+        if not by_default:
             party = _account(directory, body, "account_id", owner_id)
         elif owner_id not in (None, body["user_id"]):
             raise PartyNotFound("user_id")
         else:
             party = _default(directory, body["user_id"], body["currency"], "user_id", opens=kind is TransactionType.CREDIT)
-        directory.check_teller(caller, party.user_id)
+        if caller.role == Role.TELLER:
+            if party.user_id == caller.id:
+                raise Forbidden("Tellers act on customers' accounts.")
+            if directory.is_staff(party.user_id):
+                # A colleague's is not there for a teller, and is told of as what is not.
+                raise _no_default(body["currency"]) if by_default and kind is TransactionType.DEBIT else PartyNotFound(field)
         source, target = (None, party) if kind is TransactionType.CREDIT else (party, None)
         return Found(source, target, body["minor"], body["currency"])
 
@@ -274,8 +281,9 @@ def _original(directory: Directory, caller: Principal, transaction_id: str, othe
     """
     original = directory.session.execute(_ORIGINAL, {"id": transaction_id}).one_or_none()
     staff = caller.role in (Role.TELLER, Role.ADMIN)
-    if original is None or not (staff or caller.id in (original.from_user_id, original.to_user_id)):
+    if original is None:
         raise NotFound
+    reads_as(directory.session, caller, original.from_user_id, original.to_user_id)
     if not staff and caller.id != original.to_user_id:
         raise Forbidden(otherwise)
     if caller.id != original.to_user_id:
@@ -301,11 +309,15 @@ def _account(directory: Directory, body: Mapping[str, Any], field: str, owner_id
     return party
 
 
+def _no_default(currency: str, field: str = "user_id") -> PartyNotFound:
+    return PartyNotFound(field, f"There is no default account in {currency}.")
+
+
 def _default(directory: Directory, user_id: str, currency: str, field: str, *, opens: bool) -> Party:
     """The user's default account; where there is none it is opened, if money that comes to it `opens` it."""
     account_id = directory.default(user_id, currency)
     if account_id is None and not opens:
-        raise PartyNotFound(field, f"There is no default account in {currency}.")
+        raise _no_default(currency, field)
     try:
         return Party(account_id or directory.open(user_id, currency), user_id, currency)
     except NotFound as error:
@@ -341,9 +353,9 @@ class OneByOne:
         user_id: str | None = self.session.execute(_USER_NAMED, {"username": username}).scalar_one_or_none()
         return user_id
 
-    def check_teller(self, caller: Principal, owner_id: str) -> None:
+    def is_staff(self, user_id: str) -> bool:
         """See Directory."""
-        check_teller(self.session, caller, owner_id)
+        return user_id in staff_among(self.session, user_id)
 
     def price(self, currency: str, to_currency: str) -> Price:
         """See Directory."""

@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bind_contextvars
 
 from bank.accounts import service as accounts
+from bank.accounts.access import only_seen_by, reads_as
+from bank.auth.guard import Principal
 from bank.config import Config
 from bank.db import fetch, reader, unit_of_work
 from bank.errors import IdempotencyInProgress, IdempotencyKeyReused, NotFound, QuoteUsed, Unavailable, Unprocessable
@@ -34,6 +36,7 @@ from bank.transactions import explanation, store
 from bank.transactions.models import ReviewStatus
 from bank.transactions.parties import Found, Intent, OneByOne
 from bank.transactions.waiting import waiters
+from bank.users.models import Role
 from bank.web.context import new_id
 from bank.web.fields import timestamp
 from bank.web.serving import LOOK_SECONDS, serving
@@ -304,11 +307,11 @@ def command_of(event: TransactionSubmitted, now: datetime, name: str = "") -> Co
     )
 
 
-def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, Any]:
+def preview(intent: Intent, origin: Origin, caller: Principal) -> dict[str, Any]:
     """What would become of it, decided by the same code on the present state, and written nowhere.
 
     Returns the transaction as it would be, with `id` null, its `entries`, and `dry_run` true. The balances
-    of all accounts are for staff (`viewer_id` None) only.
+    of accounts that are not the caller's are for those who may read them.
     """
     with unit_of_work() as session:
         now, _ = store.find_key(session, None, intent.operation, None)
@@ -317,6 +320,7 @@ def preview(intent: Intent, origin: Origin, viewer_id: str | None) -> dict[str, 
         applicable = limits.applicable_to(connection, {command.transaction_id: event})
         states = load_states(connection, [command], also=applicable.accounts if applicable else (), lock=False)
         policy = limits.policy(connection, applicable, states, keep=False) if applicable else None
+        viewer_id = reads_as(session, caller, event.from_user_id, event.to_user_id)
         # Parties that would be opened on the way were opened in this unit of work; it ends without them.
         session.rollback()
     balance, version = states.accounts[command.from_account_id].amount, states.accounts[command.from_account_id].version
@@ -372,44 +376,49 @@ def became(outcome: Outcome, posted_at: datetime) -> dict[str, Any]:
             return {"status": "held", "held_amount": outcome.command.amount, "review": review}
 
 
-def get(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
-    """One transaction with its `entries`, for staff (`viewer_id` None) or one of its parties. Raises NotFound."""
+def get(transaction_id: str, caller: Principal) -> dict[str, Any]:
+    """One transaction with its `entries`, for one of its parties and for staff who may read one of them. Raises NotFound."""
     with reader() as session:
         row = store.get(session, transaction_id)
-        if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
+        if row is None:
             raise NotFound
+        viewer_id = reads_as(session, caller, row.from_user_id, row.to_user_id)
         entries = store.entries_of(session, transaction_id)
     return {**store.present(row), "entries": [store.present_entry(entry, viewer_id) for entry in entries]}
 
 
-def receipt(transaction_id: str, viewer_id: str | None, *, origin: bool) -> dict[str, Any]:
-    """The proof that it is in the sealed log, for staff (`viewer_id` None) or one of its parties; `origin` shows who asked for it.
+def receipt(transaction_id: str, caller: Principal) -> dict[str, Any]:
+    """The proof that it is in the sealed log, for whom `get` is for. Who asked for it is shown to auditors and admins.
 
     Raises NotFound, NotSealed and NotAsSealed.
     """
     with reader() as session:
         row = store.get(session, transaction_id)
-        if row is None or viewer_id not in (None, row.from_user_id, row.to_user_id):
+        if row is None:
             raise NotFound
-        return receipts.make(session, transaction_id, balances=viewer_id is None, origin=origin)
+        viewer_id = reads_as(session, caller, row.from_user_id, row.to_user_id)
+        return receipts.make(session, transaction_id, balances=viewer_id is None, origin=caller.may_read_all)
 
 
-def explain(transaction_id: str, viewer_id: str | None) -> dict[str, Any]:
-    """Why it was refused or passed, for staff (`viewer_id` None) or for whose it is. Raises NotFound."""
+def explain(transaction_id: str, caller: Principal) -> dict[str, Any]:
+    """Why it was refused or passed, for whose it is and staff who may read theirs. Raises NotFound."""
     with reader() as session:
-        return explanation.explain(session, transaction_id, viewer_id)
+        return explanation.explain(session, transaction_id, caller)
 
 
-def history(query: store.HistoryQuery, viewer_id: str | None) -> Sequence[Row[Any]]:
-    """A page of transactions: of a customer (`viewer_id`) those of their own accounts, for staff (None) any.
+def history(query: store.HistoryQuery, caller: Principal) -> Sequence[Row[Any]]:
+    """A page of transactions: of a customer those of their own accounts, for tellers those with a customer and their own, for
+    other staff any.
 
     An account in the query must be of the user in the query, and both the customer's own; else NotFound.
     """
-    query = replace(query, user_id=viewer_id or query.user_id)
+    user_id = caller.id if caller.role == Role.CUSTOMER else query.user_id
+    query = replace(query, user_id=user_id, seen_by=only_seen_by(caller))
     with reader() as session:
         if query.account_id:
             owner = text("SELECT user_id::text FROM accounts WHERE id = CAST(:id AS uuid)")
             owner_id = session.execute(owner, {"id": query.account_id}).scalar_one_or_none()
             if owner_id is None or query.user_id not in (None, owner_id):
                 raise NotFound
+            reads_as(session, caller, owner_id)
         return store.history(session, query)

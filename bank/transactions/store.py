@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.orm import Session
 
+from bank.accounts.access import customers_and
 from bank.events.types import Origin, TransactionSubmitted
 from bank.money import format_amount
 from bank.transactions.models import TransactionStatus
@@ -193,7 +194,8 @@ def entries_of(session: Session, transaction_id: str) -> Sequence[Row[Any]]:
 class HistoryQuery:
     """What of history to show: None filters nothing. Amounts are minor units, `since` counts, `until` does not.
 
-    `account_id` goes before `user_id`; `before` is the `seq` of the last row of the page before.
+    `account_id` goes before `user_id`; `before` is the `seq` of the last row of the page before; `seen_by` is a teller, for whom
+    what is between colleagues is left out.
     """
 
     limit: int
@@ -212,6 +214,7 @@ class HistoryQuery:
     schedule_id: str | None = None
     review: str | None = None
     request_id: str | None = None
+    seen_by: str | None = None
     before: int | None = None
 
 
@@ -231,6 +234,7 @@ _CONDITIONS = {
     "schedule_id": "t.schedule_id = CAST(:schedule_id AS uuid)",
     "review": "t.review = :review",
     "request_id": "t.request_id = :request_id",
+    "seen_by": customers_and(":seen_by", "t.from_user_id", "t.to_user_id"),
     "before": "t.seq < :before",
 }
 

@@ -117,7 +117,7 @@ def _asked() -> service.Asked:
 def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any]) -> Response:
     asked = _asked()
     if query.get("dry_run") == "true":
-        return json_response(service.preview(intent, origin(), viewer()))
+        return json_response(service.preview(intent, origin(), principal()))
     answer = service.submit(intent, body, origin(), asked)
     headers = {}
     if answer.replayed:
@@ -295,13 +295,13 @@ def reject(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) ->
 def history(query: dict[str, Any]) -> Response:
     """List transactions, newest first
 
-    Customers see those of their own accounts, staff all.
+    Customers see those of their own accounts, tellers those of customers and their own, auditors and admins all.
     """
     viewer_id = viewer()
     if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
         raise Forbidden("Only staff may name a user.")
     filters = {name: value for name, value in query.items() if name != "cursor"}
-    rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), viewer_id)
+    rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), principal())
     return paging.page(query, [store.present(row) for row in rows], [row.seq for row in rows])
 
 
@@ -314,7 +314,7 @@ def get_transaction(transaction_id: UUID) -> Response:
 
     For its two parties and staff. The balance after an entry is shown to the account's owner and to staff.
     """
-    found = service.get(str(transaction_id), viewer())
+    found = service.get(str(transaction_id), principal())
     return resource(found, f"{found['status']}-{found['rolled_back_amount']}-{found['captured_amount']}-{found['review']}")
 
 
@@ -327,7 +327,7 @@ def get_explanation(transaction_id: UUID) -> Response:
 
     Each check with its limit and what was used before, in their order. For whose account pays (or is credited from outside) and staff.
     """
-    return json_response(service.explain(str(transaction_id), viewer()))
+    return json_response(service.explain(str(transaction_id), principal()))
 
 
 @blp.route("/<uuid:transaction_id>/receipt", methods=["GET"])
@@ -341,4 +341,4 @@ def get_receipt(transaction_id: UUID) -> Response:
     To be checked offline, with the bank's public key alone, by `bank verify-receipt` or docs/recipes/verify_receipt.py. For its two
     parties and staff. The balances after it are closed to the parties, and who asked for it to all but auditors and admins.
     """
-    return json_response(service.receipt(str(transaction_id), viewer(), origin=principal().may_read_all))
+    return json_response(service.receipt(str(transaction_id), principal()))

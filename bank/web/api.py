@@ -71,6 +71,15 @@ def _keep_parameters(doc: dict[str, Any], doc_info: dict[str, Any], **kwargs: An
     return doc
 
 
+def _add_conditions(doc: dict[str, Any], doc_info: dict[str, Any], method: str, **kwargs: Any) -> dict[str, Any]:
+    """Document what a GET of one resource answers to who names the ETag they know."""
+    found = [response for status, response in doc.get("responses", {}).items() if str(status) == "200" and isinstance(response, dict)]
+    if method == "get" and any("ETag" in response.get("headers", {}) for response in found):
+        headers = {"ETag": found[0]["headers"]["ETag"]}
+        doc["responses"][304] = {"description": "`If-None-Match` names the `ETag` that it still has.", "headers": headers}
+    return doc
+
+
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "example": 1}, "description": "In how many seconds to try again."}}
 
 
@@ -81,7 +90,7 @@ def _add_problems(doc: dict[str, Any], doc_info: dict[str, Any], spec: APISpec, 
     possible = {
         400: (has_body, "The body is not JSON, has a key twice or nests too deep."),
         409: ("Idempotency-Key" in headers, "`idempotency_in_progress`: the first request with this key is still running."),
-        412: ("If-Match" in headers, "`If-Match` names an older version."),
+        412: ("If-Match" in headers or 304 in doc.get("responses", {}), "`If-Match` names an older version."),
         413: (has_body, "The body is larger than 64 KB."),
         415: (has_body, "The body does not say that it is JSON."),
         422: (True, "Not valid; `errors` names each place."),
@@ -130,7 +139,7 @@ class Blueprint(flask_smorest.Blueprint):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks += [_keep_parameters, _add_problems, _add_examples]
+        self._prepare_doc_cbks += [_keep_parameters, _add_conditions, _add_problems, _add_examples]
 
     def add_url_rule(self, rule: str, endpoint: str | None = None, view_func: Any = None, *args: Any, **options: Any) -> None:
         """Register a view under a stable operation id; one that reads no query refuses every query parameter."""

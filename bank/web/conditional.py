@@ -19,13 +19,20 @@ IF_MATCH = {
 
 
 def resource(body: dict[str, Any], etag: str, status: int = 200, location: str | None = None) -> Response:
-    """The response for one resource with its ETag; a GET that knows it already gets 304."""
+    """The response for one resource with its ETag; a GET that knows it already gets 304.
+
+    Raises PreconditionFailed when a GET wants another than there is.
+    """
+    if request.method in ("GET", "HEAD"):
+        # Not by `make_conditional`, whose 412 is no problem but the resource itself, and which takes no `*` for what is there.
+        check_if_match(etag)
     response = json_response(body, status)
     response.set_etag(etag)
     if location:
         response.headers["Location"] = location
-    if request.method == "GET":
-        response.make_conditional(request)
+    if request.method in ("GET", "HEAD") and request.if_none_match.contains_weak(etag):
+        # Of the headers only those that tell which one it is: there is no body whose type or length they could tell.
+        return Response(status=304, headers={"ETag": response.headers["ETag"]})
     return response
 
 

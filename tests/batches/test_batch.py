@@ -187,7 +187,7 @@ def test_who_may_do_one_by_itself_may_do_it_in_a_batch_and_nobody_else(
     colleagues = staff.open_account()["id"]
     credits = [{"type": "credit", "account_id": each, "amount": "1.00", "currency": "USD"} for each in (mine, colleagues)]
     assert submit(teller, "atomic", credits).json["errors"] == [
-        {"pointer": "/transactions/1", "message": "Tellers act on customers' accounts."}
+        {"pointer": "/transactions/1/account_id", "message": "There is no such thing here"}
     ]
     assert outcome(teller, "atomic", credits[:1])["status"] == "completed"
     monkeypatch.setitem(app.config, "BANK", replace(app.config["BANK"], self_service_deposits=False))

@@ -184,9 +184,14 @@ def test_a_teller_freezes_and_unfreezes_and_the_audit_log_says_why(visit, alice,
     assert visit(alice).get(f"{path}/freeze").status_code == 403
 
 
-def test_a_teller_does_not_unfreeze_a_colleague(visit, person, teller):
+def test_a_teller_neither_sees_nor_freezes_what_is_a_colleagues(visit, person, teller):
     account = person("other", Role.TELLER).open_account()["id"]
-    assert visit(teller).send(f"/accounts/{account}/freeze", reason="Joke").status_code == 403
+    visitor = visit(teller)
+    form = {**visitor.hidden("/accounts"), "reason": "Joke"}
+    assert visitor.browser.post(f"/console/accounts/{account}/freeze", data=form, headers=OWN).status_code == 404
+    for path in (f"/accounts/{account}", f"/accounts/{account}/freeze", f"/accounts/{account}/statement?from=2026-01-01&to=2026-01-02"):
+        assert visitor.get(path).status_code == 404, path
+    assert account not in visitor.read("/accounts") and account not in visitor.read(f"/find?q={account}").replace(f"“{account}”", "")
 
 
 @pytest.mark.parametrize(("decision", "becomes"), [("approve", "completed"), ("reject", "failed")])

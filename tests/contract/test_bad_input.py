@@ -342,7 +342,9 @@ REQUIRED = {
 
 UNKNOWN = [
     "id",
+    "user_id",
     "role",
+    "status",
     "balance",
     "available",
     "held",

@@ -324,6 +324,21 @@ def test_every_media_type_of_an_answer_is_documented_with_what_it_looks_like(doc
     assert found == 6
 
 
+def test_a_read_on_conditions_is_answered_as_documented(document, stage):
+    for path in (f"/accounts/{stage.account}", f"/users/{stage.alice.id}", f"/transactions/{stage.transaction}", f"/limits/{stage.limit}"):
+        etag = stage.admin.get(path).headers["ETag"]
+        known = stage.admin.get(path, headers={"If-None-Match": f'"another", W/{etag}'})
+        assert (known.status_code, known.data, known.headers["ETag"]) == (304, b"", etag)
+        assert stage.admin.get(path, headers={"If-None-Match": '"another"'}).status_code == 200
+        for same in (etag, "*"):
+            assert stage.admin.get(path, headers={"If-Match": same}).status_code == 200
+        check_problem(stage.admin.get(path, headers={"If-Match": '"another"'}), 412)
+    for method, path, operation in document.operations():
+        reads_one = method == "GET" and "ETag" in document.resolve(operation["responses"].get("200", {})).get("headers", {})
+        assert ("304" in operation["responses"]) == reads_one, path
+        assert not reads_one or "412" in operation["responses"], path
+
+
 def test_problems_are_what_the_document_says(document, stage):
     problem = check_problem(stage.alice.post("/transactions/credit", {}), 422)
     operation = document.root["paths"]["/api/v1/transactions/credit"]["post"]

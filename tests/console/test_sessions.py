@@ -140,3 +140,12 @@ def test_pages_are_kept_nowhere_and_load_nothing_from_elsewhere(visit, alice, cl
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert "style=" not in response.text and "onclick" not in response.text and "<script>" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/console/accounts", "/console/login", "/console/find", "/api/v1/accounts"])
+@pytest.mark.parametrize("query", [b"x=\xff", b"q=\xc3"])
+def test_bytes_that_are_no_text_are_the_askers_mistake(client, path, query):
+    # As curl sends them; gunicorn hands them on as they are.
+    answer = client.get(path, environ_overrides={"QUERY_STRING": query.decode("latin-1")})
+    assert answer.status_code == 400 and "is not UTF-8" in answer.text
+    assert answer.mimetype == ("text/html" if "console" in path else "application/problem+json")

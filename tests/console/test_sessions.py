@@ -120,7 +120,19 @@ def test_a_form_needs_the_mark_of_its_login(visit, alice, bob):
     assert visitor.get("/accounts").status_code == 200
 
 
-@pytest.mark.parametrize("asked", ["https://evil.example", "//evil.example", "/\\evil.example", "/console/\r\nX: 1", "/api/v1/auth/me", ""])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/console/\r\nX: 1",
+        "/api/v1/auth/me",
+        "/console/../api/v1/auth/me",
+        "/console/.%2E//evil.example",
+        "",
+    ],
+)
 def test_a_login_leads_nowhere_else(app, alice, asked):
     assert log_in(app, alice, next=asked)[1].location == "/console/"
 

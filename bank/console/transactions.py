@@ -1,5 +1,6 @@
 """Transactions: looking for them, following one, and what people do to one."""
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from bank.auth.guard import origin, principal, viewer
 from bank.console.pages import blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
-from bank.errors import Conflict, Forbidden, NotFound
+from bank.errors import Conflict, Forbidden, NotFound, Unprocessable
 from bank.events import store as events
 from bank.transactions import parties, review, schemas, service, store
 from bank.users.models import Role
@@ -23,6 +24,8 @@ from bank.web.fields import timestamp
 _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 # How long a page waits for what became of it.
 _WAIT_SECONDS = 5
+# As `new_id` makes them: what is no text to PostgreSQL must not reach it.
+_MADE_KEY = re.compile(r"[0-9a-f-]{36}", re.ASCII)
 
 
 @blp.get("/transactions")
@@ -56,7 +59,9 @@ def _may(transaction: dict[str, Any]) -> list[str]:
     """What this caller may ask to have done to it; whether it can be, the services say."""
     who, may = principal(), []
     receives = transaction["to_user_id"] == who.id
-    if transaction["status"] == "completed" and (who.role in (Role.TELLER, Role.ADMIN) or (who.role == Role.CUSTOMER and receives)):
+    # Neither a way back nor a hold has one; a rolled back part leaves its original "completed".
+    movable = transaction["status"] == "completed" and transaction["type"] != "rollback" and transaction["expires_at"] is None
+    if movable and (who.role in (Role.TELLER, Role.ADMIN) or (who.role == Role.CUSTOMER and receives)):
         may.append("rollback")
     if transaction["review"] == "open" and who.role == Role.ADMIN:
         may += ["approve", "reject"]
@@ -137,4 +142,7 @@ def _confirm(transaction_id: UUID, action: str) -> Response:
 
 
 def _key() -> str:
-    return f"console-{request.form.get('key', '')[:64]}"
+    key = request.form.get("key", "")
+    if not _MADE_KEY.fullmatch(key):
+        raise Unprocessable.at("/key", "Not the key of a form. Open the page again.")
+    return f"console-{key}"

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from bank.db import reader
 from bank.users.models import Role
+from bank.web.context import new_id
 from tests.proof.conftest import last_position, seal_up_to
 
 
@@ -128,13 +129,28 @@ def test_what_is_wrong_with_a_form_is_said(visit, bob, paid, post_all):
     assert 'class="state failed"' in visitor.browser.get(failed).text
 
 
+@pytest.mark.parametrize("key", ["", "\0", "made up", "ü" * 36, "0" * 37])
+def test_a_form_comes_with_the_key_it_was_made_with(visit, bob, paid, key):
+    answer = visit(bob).send(f"/transactions/{paid['id']}/rollback", reason="Returned goods", key=key)
+    assert answer.status_code == 422 and "/key" in answer.text
+
+
+def test_what_has_no_way_back_offers_none(visit, bob, teller, paid, post_all):
+    visitor = visit(teller)
+    assert "Roll back …" in visitor.read(f"/transactions/{paid['id']}")
+    made = visit(bob).send(f"/transactions/{paid['id']}/rollback", reason="Returned goods", amount="1.00").location
+    post_all()
+    assert 'class="state completed"' in visitor.browser.get(made).text and "Roll back …" not in visitor.browser.get(made).text
+    assert "Roll back …" in visitor.read(f"/transactions/{paid['id']}")
+
+
 def test_who_may_not_move_money_is_not_asked_and_not_obeyed(visit, alice, auditor, paid):
     for person in (alice, auditor):
         visitor = visit(person)
         assert "Roll back" not in visitor.read(f"/transactions/{paid['id']}")
     assert visit(auditor).get(f"/transactions/{paid['id']}/rollback").status_code == 403
     visitor = visit(alice)
-    form = {**visitor.hidden("/accounts"), "reason": "I want it back", "key": "1"}
+    form = {**visitor.hidden("/accounts"), "reason": "I want it back", "key": new_id()}
     answer = visitor.browser.post(f"/console/transactions/{paid['id']}/rollback", data=form, headers={"Sec-Fetch-Site": "same-origin"})
     assert answer.status_code in (403, 404)
 

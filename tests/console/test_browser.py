@@ -212,3 +212,25 @@ def test_every_page_in_both_themes_and_on_a_phone(watched: Watched, open_page: C
     page.goto("/console/accounts")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_long_word_makes_no_page_wider(watched: Watched, open_page: Callable[..., Page], width: int) -> None:  # noqa: F811
+    source = watched.accounts[0]
+    target = watched.client.post("/accounts", {"currency": "USD", "name": "N" * 100}).json["id"]
+    transfer = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD", "description": "D" * 200}
+    made = watched.client.post("/transactions/transfer", transfer, Prefer="wait=20").json["id"]
+    recurrence = {"rrule": "FREQ=DAILY", "time_zone": "UTC", "start": "2031-01-01T08:00:00Z"}
+    schedule = watched.client.post("/schedules", {"name": "S" * 100, "transfer": transfer, "recurrence": recurrence}).json["id"]
+    page = open_page(viewport={"width": width, "height": 800})
+    for name, path in {
+        "account": f"accounts/{target}",
+        "freeze": f"accounts/{target}/freeze",
+        "transaction": f"transactions/{made}",
+        "rollback": f"transactions/{made}/rollback",
+        "schedule": f"schedules/{schedule}",
+        "found": f"find?q={'F' * 250}",
+    }.items():
+        page.goto(f"/console/{path}")
+        expect(page.get_by_role("main").get_by_role("heading").first).to_be_visible()
+        keep(page, f"{name}-long-{width}")

@@ -1,6 +1,7 @@
 """Logging in and out, the overview, and finding things."""
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from bank.transactions import store
 from bank.users import service as users
 from bank.users.models import Role
 from bank.web import context
+from bank.web.fields import timestamp
 from bank.web.limits import by_address
 
 _MOST_FOUND = 20
@@ -87,6 +89,8 @@ def _live() -> dict[str, Any]:
     parts = databases()
     breakers = [parts.primary, *([parts.replica] if current_app.config["BANK"].database_replica_url else []), bells.breaker]
     return {
+        # The numbers stay on the page when nobody answers any more, and must not look like those of now.
+        "at": timestamp(datetime.now(UTC)),
         "numbers": numbers,
         "sums": {name: sum(numbers[name].values()) for name in ("accepted", "posted", "failed")},
         "rate": rates[-1] if rates else None,

@@ -12,13 +12,12 @@ from bank.accounts.access import check_teller
 from bank.auth.guard import origin, principal, viewer
 from bank.balances import service as balances
 from bank.console.charts import line
-from bank.console.pages import blp, further, loaded, page
+from bank.console.pages import Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
 from bank.errors import Forbidden
 from bank.statements.schemas import FORMATS, StatementQuery
 from bank.statements.views import file_of
-from bank.transactions.schemas import EndReview
 from bank.users.models import Role
 from bank.web import paging
 
@@ -88,7 +87,7 @@ def ask_freeze(account_id: UUID, action: str) -> Response:
 @signed_in(Role.TELLER, Role.ADMIN)
 def freeze(account_id: UUID, action: str) -> Response:
     """Let nothing move on an account, or let it again. The audit log keeps the reason."""
-    reason = loaded(EndReview(), request.form, "csrf").get("reason")
+    reason = loaded(Reason(), request.form, "csrf")["reason"]
     account = service.get(str(account_id), viewer())
     with reader() as session:
         check_teller(session, principal(), account.user_id)

@@ -15,6 +15,7 @@ from bank.console import session
 from bank.errors import BankError, Unprocessable
 from bank.users.models import Role
 from bank.web import paging, problems
+from bank.web.fields import StrictSchema, Text
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,12 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+
+
+class Reason(StrictSchema):
+    """Why somebody does what they are asked for once more. The API does without; a browser's `required` is no check."""
+
+    reason = Text(required=True, most=500)
 
 
 def page(name: str, status: int = 200, **shown: Any) -> Response:

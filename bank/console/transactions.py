@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response
 
 from bank.audit import service as audit
 from bank.auth.guard import origin, principal, viewer
-from bank.console.pages import blp, further, loaded, page
+from bank.console.pages import Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
 from bank.errors import Conflict, Forbidden, NotFound, Unprocessable
@@ -131,8 +131,8 @@ def ask_review(transaction_id: UUID, decision: str) -> Response:
 @signed_in(Role.ADMIN)
 def end_review(transaction_id: UUID, decision: str) -> Response:
     """Let it go on, or refuse it."""
-    body = loaded(schemas.EndReview(), request.form, "csrf", "key")
-    review.end(str(transaction_id), review.Ended(decision == "approve", body.get("reason"), body, _key(), False), origin())
+    body = loaded(Reason(), request.form, "csrf", "key")
+    review.end(str(transaction_id), review.Ended(decision == "approve", body["reason"], body, _key(), False), origin())
     return redirect(url_for("console.show_transaction", transaction_id=transaction_id), 303)
 
 

@@ -183,6 +183,9 @@ def test_a_statement_is_saved(visit, alice, bob, paid, kind, begins):
 
 def test_a_teller_freezes_and_unfreezes_and_the_audit_log_says_why(visit, alice, teller, auditor, paid):
     visitor, path = visit(teller), f"/accounts/{paid['source']}"
+    for fields in ({}, {"reason": ""}, {"reason": " "}):
+        answer = visitor.send(f"{path}/freeze", **fields)
+        assert answer.status_code == 422 and "/reason" in answer.text
     assert visitor.send(f"{path}/freeze", reason="Card was stolen").location == f"/console{path}"
     assert alice.get(f"/accounts/{paid['source']}").json["status"] == "frozen"
     [row] = auditor.get(f"/audit-logs?entity_type=account&entity_id={paid['source']}&action=account.changed").json["data"]
@@ -211,9 +214,12 @@ def test_an_admin_ends_a_review(visit, alice, bob, admin, funded, post_all, deci
     assert alice.get(f"/transactions/{waiting}").json["review"] == "open"
     visitor = visit(admin)
     assert waiting in visitor.read("/")
+    for fields in ({}, {"reason": ""}, {"reason": " "}):
+        answer = visitor.send(f"/transactions/{waiting}/{decision}", **fields)
+        assert answer.status_code == 422 and "/reason" in answer.text
     assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Called back").location == f"/console/transactions/{waiting}"
     assert f'class="state {becomes}"' in visitor.read(f"/transactions/{waiting}")
-    assert visitor.send(f"/transactions/{waiting}/{decision}").status_code == 409
+    assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Again").status_code == 409
     admin.request("DELETE", f"/rules/{made.json['id']}")
 
 

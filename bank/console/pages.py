@@ -34,6 +34,12 @@ _HEADERS = {
 }
 
 
+class Reason(StrictSchema):
+    """Why somebody does what they are asked for once more. The API does without; a browser's `required` is no check."""
+
+    reason = Text(required=True, most=500)
+
+
 def page(name: str, status: int = 200, **shown: Any) -> Response:
     """The page, or the part of one, that the template makes of what is `shown`."""
     if "session" in g:
@@ -46,12 +52,6 @@ def page(name: str, status: int = 200, **shown: Any) -> Response:
             "sees_all": principal().may_read_all,
         }
     return make_response(render_template(f"console/{name}.html", **shown), status)
-
-
-class Reason(StrictSchema):
-    """Why somebody does what the audit log keeps."""
-
-    reason = Text(required=True, most=500)
 
 
 def loaded(schema: Schema, given: MultiDict[str, str], *left_out: str) -> dict[str, Any]:

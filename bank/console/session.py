@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from flask import current_app, g, make_response, redirect, request, url_for
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -154,5 +155,7 @@ def _to_login() -> Response:
 def _next() -> str:
     """Where to go after the login: to the page that was asked for, if it is one of ours."""
     asked = request.form.get("next", "")
-    ours = asked.startswith("/console/") and asked.isprintable() and "\\" not in asked and ".." not in asked
-    return asked if ours else url_for("console.home")
+    ours = asked.startswith("/console/") and asked.isprintable() and "\\" not in asked
+    # A browser goes up at "..", however it is written.
+    climbs = ".." in unquote(asked.partition("?")[0]).split("/")
+    return asked if ours and not climbs else url_for("console.home")

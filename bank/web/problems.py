@@ -62,6 +62,15 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(BankError, from_error)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(Exception, _from_bug)
+    app.before_request(_refuse_what_is_no_text)
+
+
+def _refuse_what_is_no_text() -> None:
+    # What is percent-encoded may be any bytes (RFC 3986, 2). Raw ones that are not UTF-8 would fail whoever asks for the arguments.
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("The query of the address is not UTF-8.") from None
 
 
 def problem(

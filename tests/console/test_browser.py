@@ -213,3 +213,54 @@ def test_every_page_in_both_themes_and_on_a_phone(watched: Watched, open_page: C
     page.goto("/console/accounts")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_long_word_makes_no_page_wider(watched: Watched, open_page: Callable[..., Page], width: int) -> None:  # noqa: F811
+    source = watched.accounts[0]
+    target = watched.client.post("/accounts", {"currency": "USD", "name": "N" * 100}).json["id"]
+    transfer = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD", "description": "D" * 200}
+    made = watched.client.post("/transactions/transfer", transfer, Prefer="wait=20").json["id"]
+    recurrence = {"rrule": "FREQ=DAILY", "time_zone": "UTC", "start": "2031-01-01T08:00:00Z"}
+    schedule = watched.client.post("/schedules", {"name": "S" * 100, "transfer": transfer, "recurrence": recurrence}).json["id"]
+    page = open_page(viewport={"width": width, "height": 800})
+    for name, path in {
+        "account": f"accounts/{target}",
+        "freeze": f"accounts/{target}/freeze",
+        "transaction": f"transactions/{made}",
+        "rollback": f"transactions/{made}/rollback",
+        "schedule": f"schedules/{schedule}",
+        "found": f"find?q={'F' * 250}",
+    }.items():
+        page.goto(f"/console/{path}")
+        expect(page.get_by_role("main").get_by_role("heading").first).to_be_visible()
+        keep(page, f"{name}-long-{width}")
+
+
+def test_the_keyboard_stays_where_it_is_when_the_overview_moves(watched: Watched, open_page: Callable[..., Page]) -> None:  # noqa: F811
+    source, target = watched.accounts
+    rule = watched.client.post("/rules", {"name": "Odd", "expression": "transaction.amount == 543", "effect": "review"}).json["id"]
+    body = {"from_account_id": source, "to_account_id": target, "amount": "5.43", "currency": "USD"}
+    held = watched.client.post("/transactions/transfer", body).json["id"]
+    wait_until(lambda: watched.client.get(f"/transactions/{held}").json["review"] == "open", "it waits for a review")
+    page = open_page()
+    link = page.get_by_role("link", name=held)
+    link.focus()
+    told = page.locator("#live").get_by_text("As of").locator("time")
+    before = told.inner_text()
+    expect(told).not_to_have_text(before)
+    expect(link).to_be_focused()
+    watched.client.request("DELETE", f"/rules/{rule}")
+
+
+def test_a_page_that_asks_by_itself_leads_to_the_login_when_there_is_none(watched: Watched, chromium: Browser) -> None:  # noqa: F811
+    context = chromium.new_context(base_url=f"http://{HOST}:{watched.bank.port}")
+    page = context.new_page()
+    page.goto("/console/")
+    page.get_by_label("Username or email").fill("admin")
+    page.get_by_label("Password").fill(ADMIN_PASSWORD)
+    page.get_by_label("Password").press("Enter")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    context.clear_cookies()
+    page.wait_for_url("**/console/login", timeout=20_000)
+    context.close()

@@ -133,6 +133,21 @@ def test_what_is_wrong_with_a_form_is_said(visit, bob, paid, post_all):
     assert 'class="state failed"' in visitor.browser.get(failed).text
 
 
+@pytest.mark.parametrize("key", ["", "\0", "made up", "ü" * 36, "0" * 37])
+def test_a_form_comes_with_the_key_it_was_made_with(visit, bob, paid, key):
+    answer = visit(bob).send(f"/transactions/{paid['id']}/rollback", reason="Returned goods", key=key)
+    assert answer.status_code == 422 and "/key" in answer.text
+
+
+def test_what_has_no_way_back_offers_none(visit, bob, teller, paid, post_all):
+    visitor = visit(teller)
+    assert "Roll back …" in visitor.read(f"/transactions/{paid['id']}")
+    made = visit(bob).send(f"/transactions/{paid['id']}/rollback", reason="Returned goods", amount="1.00").location
+    post_all()
+    assert 'class="state completed"' in visitor.browser.get(made).text and "Roll back …" not in visitor.browser.get(made).text
+    assert "Roll back …" in visitor.read(f"/transactions/{paid['id']}")
+
+
 def test_who_may_not_move_money_is_not_asked_and_not_obeyed(visit, alice, auditor, paid):
     for person in (alice, auditor):
         visitor = visit(person)
@@ -172,6 +187,9 @@ def test_a_statement_is_saved(visit, alice, bob, paid, kind, begins):
 
 def test_a_teller_freezes_and_unfreezes_and_the_audit_log_says_why(visit, alice, teller, auditor, paid):
     visitor, path = visit(teller), f"/accounts/{paid['source']}"
+    for fields in ({}, {"reason": ""}, {"reason": " "}):
+        answer = visitor.send(f"{path}/freeze", **fields)
+        assert answer.status_code == 422 and "/reason" in answer.text
     assert visitor.send(f"{path}/freeze", reason="Card was stolen").location == f"/console{path}"
     assert alice.get(f"/accounts/{paid['source']}").json["status"] == "frozen"
     [row] = auditor.get(f"/audit-logs?entity_type=account&entity_id={paid['source']}&action=account.changed").json["data"]
@@ -207,6 +225,9 @@ def test_an_admin_ends_a_review(visit, alice, bob, admin, funded, post_all, deci
     assert alice.get(f"/transactions/{waiting}").json["review"] == "open"
     visitor = visit(admin)
     assert waiting in visitor.read("/")
+    for fields in ({}, {"reason": ""}, {"reason": " "}):
+        answer = visitor.send(f"/transactions/{waiting}/{decision}", **fields)
+        assert answer.status_code == 422 and "/reason" in answer.text
     assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Called back").location == f"/console/transactions/{waiting}"
     assert f'class="state {becomes}"' in visitor.read(f"/transactions/{waiting}")
     assert visitor.send(f"/transactions/{waiting}/{decision}", reason="Again").status_code == 409

@@ -132,7 +132,16 @@ def test_a_form_needs_the_mark_of_its_login(visit, alice, bob):
 
 @pytest.mark.parametrize(
     "asked",
-    ["https://evil.example", "//evil.example", "/\\evil.example", "/console/\r\nX: 1", "/api/v1/auth/me", "/console/../api/v1/auth/me", ""],
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/console/\r\nX: 1",
+        "/api/v1/auth/me",
+        "/console/../api/v1/auth/me",
+        "/console/.%2E//evil.example",
+        "",
+    ],
 )
 def test_a_login_leads_nowhere_else(app, alice, asked):
     assert log_in(app, alice, next=asked)[1].location == "/console/"
@@ -198,3 +207,12 @@ def test_logins_of_pages_and_of_the_api_are_counted_together(environ, tmp_path, 
         for _ in range(3):
             assert app.test_client().post("/api/v1/auth/login", json=given).status_code == 200
         assert log_in(app, who)[1].status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/console/accounts", "/console/login", "/console/find", "/api/v1/accounts"])
+@pytest.mark.parametrize("query", [b"x=\xff", b"q=\xc3"])
+def test_bytes_that_are_no_text_are_the_askers_mistake(client, path, query):
+    # As curl sends them; gunicorn hands them on as they are.
+    answer = client.get(path, environ_overrides={"QUERY_STRING": query.decode("latin-1")})
+    assert answer.status_code == 400 and "is not UTF-8" in answer.text
+    assert answer.mimetype == ("text/html" if "console" in path else "application/problem+json")

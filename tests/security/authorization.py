@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-# Nothing needs a login, and nothing is anybody's: the page of the docs with its files, the document itself, the health of the process
-# and the metrics, which a proxy keeps inside.
+# The console has a table of its own (tests/console/test_pages.py). These need no login, and nothing of them is anybody's: the page of the
+# docs with its files, the document itself, the health of the process and the metrics, which a proxy keeps inside.
 EXCEPTIONS = frozenset(
     ("docs.page", "docs.file", "docs.start", "api-docs.openapi_json", "health.live", "health.ready", "prometheus_metrics")
 )
@@ -18,6 +18,14 @@ POST   /auth/login                                                 200    200   
 POST   /auth/refresh                                               401    401   401   401    401     401
 POST   /auth/logout                                                401    204   204   204    204     204
 GET    /auth/me                                                    401    200   200   200    200     200
+
+GET    /auth/logins                                                401    200   200   200    200     200
+DELETE /auth/logins/{login_id}                                     401    204   404   404    404     404
+GET    /auth/totp                                                  401    200   200   200    200     200
+POST   /auth/totp                                                  401    201   201   201    201     201
+POST   /auth/totp/confirm                                          401    422   422   422    422     422
+POST   /auth/totp/disable                                          401    409   409   409    409     409
+DELETE /users/{user_id}/totp                                       401    403   403   403    403     404
 
 GET    /users                                                      401    403   403   200    200     200
 GET    /users/{user_id}                                            401    200   404   200    200     200
@@ -134,6 +142,9 @@ _TRANSFER = {"from_account_id": "{account_id}", "to_account_id": "{payer_account
 BODIES: dict[str, Any] = {
     "POST /auth/register": {"username": "{new_name}", "email": "{new_name}@example.com", "password": "{password}"},
     "POST /auth/login": {"username": "{username}", "password": "{password}"},
+    "POST /auth/totp": {"password": "{password}"},
+    "POST /auth/totp/confirm": {"code": "000000"},
+    "POST /auth/totp/disable": {"password": "{password}", "code": "000000"},
     "PUT /users/{user_id}": {"username": "{new_name}"},
     "POST /accounts": {"currency": "CHF", "user_id": "{user_id}"},
     "PATCH /accounts/{account_id}": {"name": "Household"},

@@ -48,6 +48,7 @@ def cast(app: Flask, password_hash: str, post: Callable[[], None], owner: Role =
         made(admin, "/transactions/credit", {"account_id": each, "amount": "100.00", "currency": "USD"})
     post()
     ids = {"account_id": account, "payer_account_id": payers, "user_id": mine.id, "payer_id": payer.id, "username": mine.username}
+    ids["login_id"] = mine.get("/auth/logins").json["data"][0]["id"]
     paid = {"to_account_id": account, "amount": "5.00", "currency": "USD"}
     ids["transaction_id"] = made(payer, "/transactions/transfer", paid)
     ids["hold_id"] = made(payer, "/transactions/transfer", {**paid, "hold": True})

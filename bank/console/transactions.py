@@ -1,6 +1,7 @@
 """Transactions: looking for them, following one, and what people do to one."""
 
 import re
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +10,13 @@ from werkzeug.wrappers import Response
 
 from bank.audit import service as audit
 from bank.auth.guard import origin, principal, viewer
+from bank.batches import service as batches
 from bank.console.pages import Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
 from bank.errors import Conflict, Forbidden, NotFound, Unprocessable
 from bank.events import store as events
+from bank.schedules import service as schedules
 from bank.transactions import parties, review, schemas, service, store
 from bank.users.models import Role
 from bank.web import paging
@@ -52,7 +55,7 @@ def list_transactions() -> Response:
 def show_transaction(transaction_id: UUID) -> Response:
     """One transaction from its request to its entries, its events and its seal."""
     found = service.get(str(transaction_id), viewer())
-    return page("transaction", transaction=found, may=_may(found), **_followed(str(transaction_id)))
+    return page("transaction", transaction=found, may=_may(found), orders=_orders(found), **_followed(str(transaction_id)))
 
 
 def _may(transaction: dict[str, Any]) -> list[str]:
@@ -66,6 +69,20 @@ def _may(transaction: dict[str, Any]) -> list[str]:
     if transaction["review"] == "open" and who.role == Role.ADMIN:
         may += ["approve", "reject"]
     return may
+
+
+def _orders(transaction: dict[str, Any]) -> set[str]:
+    """Which of the batch and the schedule that it comes from this caller may see: who is paid sees neither."""
+    seen = set()
+    if transaction["batch_id"]:
+        with suppress(NotFound):
+            batches.get(transaction["batch_id"], viewer(), None, None, 1)
+            seen.add("batch")
+    if transaction["schedule_id"]:
+        with suppress(NotFound):
+            schedules.get(transaction["schedule_id"], viewer())
+            seen.add("schedule")
+    return seen
 
 
 def _followed(transaction_id: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def home() -> Response:
 @signed_in(Role.ADMIN, Role.AUDITOR, polled=True)
 def live() -> Response:
     """What moves on the overview."""
-    return page("live", **_live())
+    return page("live", moved=True, **_live())
 
 
 def _live() -> dict[str, Any]:

@@ -86,7 +86,7 @@ def home() -> Response:
 @signed_in(Role.ADMIN, Role.AUDITOR)
 def live() -> Response:
     """What moves on the overview."""
-    return page("live", **_live())
+    return page("live", moved=True, **_live())
 
 
 def _live() -> dict[str, Any]:

@@ -237,19 +237,23 @@ def test_a_long_word_makes_no_page_wider(watched: Watched, open_page: Callable[.
         keep(page, f"{name}-long-{width}")
 
 
-def test_the_keyboard_stays_where_it_is_when_the_overview_moves(watched: Watched, open_page: Callable[..., Page]) -> None:  # noqa: F811
+def test_the_reader_stays_where_they_are_when_the_overview_moves(watched: Watched, open_page: Callable[..., Page]) -> None:  # noqa: F811
     source, target = watched.accounts
     rule = watched.client.post("/rules", {"name": "Odd", "expression": "transaction.amount == 543", "effect": "review"}).json["id"]
     body = {"from_account_id": source, "to_account_id": target, "amount": "5.43", "currency": "USD"}
     held = watched.client.post("/transactions/transfer", body).json["id"]
     wait_until(lambda: watched.client.get(f"/transactions/{held}").json["review"] == "open", "it waits for a review")
-    page = open_page()
+    page = open_page(viewport={"width": 360, "height": 800})
     link = page.get_by_role("link", name=held)
     link.focus()
+    page.evaluate("document.querySelector('.table').scrollLeft = 150")
     told = page.locator("#live").get_by_text("As of").locator("time")
     before = told.inner_text()
     expect(told).not_to_have_text(before)
     expect(link).to_be_focused()
+    assert page.evaluate("document.querySelector('.table').scrollLeft") == 150
+    other = watched.client.post("/transactions/transfer", body).json["id"]
+    expect(page.get_by_role("link", name=other)).to_be_visible()
     watched.client.request("DELETE", f"/rules/{rule}")
 
 

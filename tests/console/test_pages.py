@@ -9,6 +9,7 @@ from sqlalchemy import text
 from bank.db import reader
 from bank.errors import Unavailable
 from bank.proof.receipts import NotAsSealed
+from bank.schedules import jobs
 from bank.users.models import Role
 from tests.console.conftest import OWN
 from tests.proof.conftest import last_position, seal_up_to
@@ -259,6 +260,24 @@ def test_a_batch_shows_how_far_it_is(visit, alice, bob, carol, auditor, funded, 
     assert final.status_code == 286 and 'max="3" value="3"' in final.text
     assert batch in visit(auditor).read("/batches")
     assert visit(carol).get(f"/batches/{batch}").status_code == 404
+
+
+def test_who_is_paid_by_a_batch_or_a_schedule_is_led_to_neither(app, visit, alice, bob, auditor, funded, post_all):
+    source, target, now = funded(alice), funded(bob), datetime.now(UTC)
+    transfer = {"from_account_id": source, "to_account_id": target, "amount": "1.00", "currency": "USD"}
+    batch = alice.post("/transactions/batch", {"mode": "independent", "transactions": [{"type": "transfer", **transfer}]}).json["id"]
+    due = {"transfer": transfer, "run_at": f"{now + timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"}
+    schedule = alice.post("/schedules", due).json["id"]
+    with app.app_context():
+        assert jobs.run_due(now + timedelta(minutes=2)) > 0
+    post_all()
+    made = {each["batch_id"] or each["schedule_id"]: each["id"] for each in bob.get("/transactions/history?type=transfer").json["data"]}
+    for person, led in ((alice, True), (auditor, True), (bob, False)):
+        visitor = visit(person)
+        for order, path in ((batch, f"/batches/{batch}"), (schedule, f"/schedules/{schedule}")):
+            shown = visitor.read(f"/transactions/{made[order]}")
+            assert order in shown and (f'href="/console{path}"' in shown) == led
+            assert visitor.get(path).status_code == (200 if led else 404)
 
 
 def test_filters_are_those_of_the_api(visit, alice, auditor, paid):

@@ -1,5 +1,6 @@
 """What production refuses to start with, and what it tells the pages of other sites."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from flask import Flask
 from bank import create_app
 from bank.config import Config, ConfigError
 from tests.conftest import Person
+from tests.test_house_rules import ROOT
 
 SAFE = {
     "BANK_ENV": "production",
@@ -80,3 +82,10 @@ def test_with_flasks_debugging_switched_on_a_bug_still_tells_nothing(
     answer = app.test_client().get("/api/v1/accounts", headers={"Authorization": f"Bearer {alice.token}"})
     assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
     assert "secret" not in answer.text and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "///metrics//"])
+def test_the_proxy_lets_nobody_at_the_metrics(path: str) -> None:
+    text = (ROOT / "docker" / "haproxy" / "api.cfg").read_text()
+    (pattern,) = re.findall(r"http-request return status 404 if \{ path,url_dec -m reg (\S+) \}", text)
+    assert re.search(pattern, path) and not re.search(pattern, "/api/v1/metrics")

@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports check bench faults fuzz scaling secrets clean python
+.PHONY: help run test lint types imports bandit check audit sbom bench faults fuzz scaling secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -43,7 +43,18 @@ types: $(VENV)/.dev ## Check types (mypy; strict in bank/ledger)
 imports: $(VENV)/.dev ## Check which module may import which (import-linter)
 	@$(VENV)/bin/lint-imports
 
-check: lint types imports ## lint, types and imports
+bandit: $(VENV)/.dev ## Look for unsafe code in bank/, from medium severity on (bandit)
+	@$(VENV)/bin/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive bank
+
+check: lint types imports bandit ## lint, types, imports and bandit
+
+audit: bandit ## Look for unsafe code, and for known holes in what is installed; says so where nobody can be asked
+	@$(PY) .ci/audit.py requirements.txt
+
+sbom: $(VENV)/.dev ## Write what the bank is made of to build/sbom.json (CycloneDX)
+	@mkdir -p build
+	@$(VENV)/bin/cyclonedx-py requirements --mc-type application --output-reproducible --output-file build/sbom.json requirements.txt
+	@echo "build/sbom.json"
 
 bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
 	@$(PY) -m tests.bench

@@ -24,7 +24,7 @@ graceful_timeout = 7
 keepalive = 30
 
 # The heartbeat file of each worker: on a disk that is busy, touching it can stall the worker.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, and gunicorn makes its own names there
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # nosec B108 # noqa: S108 - memory; the names there are gunicorn's own
 
 # Tokens and cursors fit into half of this.
 limit_request_line = 4094

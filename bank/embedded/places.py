@@ -85,7 +85,9 @@ def _reaches(user: pwd.struct_passwd, data_dir: Path) -> bool:
 
 
 def _home_elsewhere(user: pwd.struct_passwd, durable: bool) -> Path:
-    candidates = [Path("/var/lib/bank")] if durable else [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108 - for tests only
+    candidates = [Path("/var/lib/bank")]
+    if not durable:
+        candidates = [Path(tempfile.gettempdir()), Path("/tmp")]  # nosec B108 # noqa: S108 - for tests only
     for parent in candidates:
         with contextlib.suppress(OSError):
             if not parent.exists():

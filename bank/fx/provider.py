@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from currency_converter import CURRENCY_FILE
 
@@ -68,9 +68,19 @@ class EuropeanCentralBank:
         return sorted(days, key=lambda found: found.day)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere but where the setting says: an answer could send us to plain http, or to a server inside our own network."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None is no further request; what follows is an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
 def _download(url: str) -> bytes:
     # The setting lets only https through.
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
+    with _OPENER.open(url, timeout=_TIMEOUT_SECONDS) as response:
         packed: bytes = response.read(_MOST_BYTES + 1)
     if len(packed) > _MOST_BYTES:
         raise ValueError("more than it can be")

@@ -99,7 +99,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | Exception], 
                 raise answer
             return io.BytesIO(answer)
 
-        monkeypatch.setattr(provider.urllib.request, "urlopen", urlopen)
+        monkeypatch.setattr(provider._OPENER, "open", urlopen)
         return asked
 
     return publish

@@ -89,6 +89,13 @@ def _long(text: str) -> str:
     return text
 
 
+def _all_long(text: str) -> tuple[str, ...]:
+    keys = _list(text)
+    if any(len(key.encode()) < 32 for key in keys):
+        raise ValueError("must be keys of at least 32 bytes each, separated by commas")
+    return keys
+
+
 def _keys(text: str) -> tuple[str, ...]:
     keys = _list(text)
     if not all(re.fullmatch(r"[0-9a-fA-F]{64}", key) for key in keys):
@@ -123,6 +130,13 @@ class Config:
     )
     redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.", secret=True)
     jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.", secret=True)
+    old_jwt_secrets: tuple[str, ...] = _setting(
+        "JWT_OLD_SECRET_KEYS",
+        (),
+        _all_long,
+        "What else `JWT_SECRET_KEY` was, or will be next, separated by commas: what these signed is taken, and they sign nothing.",
+        secret=True,
+    )
     access_token_seconds: int = _setting("BANK_ACCESS_TOKEN_SECONDS", 900, _whole(10, 86_400), "How long an access token lives.")
     refresh_token_seconds: int = _setting(
         "BANK_REFRESH_TOKEN_SECONDS", 2_592_000, _whole(60, 31_536_000), "How long a login lives when it is not refreshed."
@@ -272,6 +286,11 @@ class Config:
         _refuse(wrong)
         return config
 
+    @property
+    def signing_keys(self) -> tuple[str, ...]:
+        """What tokens, cursors and cookies may be signed by, as itsdangerous takes them: the last one is the one that signs."""
+        return (*self.old_jwt_secrets, self.jwt_secret)
+
     def _missing(self) -> list[str]:
         wrong = []
         if not self.database_url:
@@ -295,6 +314,8 @@ class Config:
             wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
         if len(set(self.jwt_secret)) < 10:
             wrong.append("JWT_SECRET_KEY: is too regular to be secret; use `openssl rand -hex 32`")
+        if any(len(set(key)) < 10 for key in self.old_jwt_secrets):
+            wrong.append("JWT_OLD_SECRET_KEYS: one is too regular to be secret; take it out")
         if self.totp_key and len(set(self.totp_key)) < 10:
             wrong.append("BANK_TOTP_KEY: is too regular to be secret; use `openssl rand -hex 32`")
         if self.seal_key and len(set(self.seal_key)) < 8:
@@ -308,8 +329,9 @@ SECRETS = (*(setting.metadata["env"] for setting in fields(Config) if setting.me
 
 
 def secrets_of(config: Config) -> set[str]:
-    """What of a configuration must be seen nowhere; the URLs of servers whole."""
-    return {getattr(config, setting.name) for setting in fields(Config) if setting.metadata["secret"]} - {""}
+    """What of a configuration must be seen nowhere; the URLs of servers whole, and the keys of a list one by one."""
+    values = [getattr(config, setting.name) for setting in fields(Config) if setting.metadata["secret"]]
+    return {each for value in values for each in ((value,) if isinstance(value, str) else value)} - {""}
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ GIVEN = {
     "DATABASE_REPLICA_URL": "postgresql://bank:one@replica/bank",
     "REDIS_URL": "redis://:two@redis:6379/0",
     "JWT_SECRET_KEY": "0123456789abcdef0123456789abcdef",
+    "JWT_OLD_SECRET_KEYS": "123456789abcdef0123456789abcdef0,23456789abcdef0123456789abcdef01",
     "BANK_TOTP_KEY": "fedcba9876543210fedcba9876543210",
     "BANK_SEAL_KEY": "0123456789abcdef" * 4,
 }

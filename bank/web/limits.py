@@ -38,11 +38,13 @@ by_address = limiter.shared_limit(_guesses, scope="guesses", key_func=get_remote
 
 def settings(config: Config) -> dict[str, Any]:
     """The limiter's part of Flask's configuration."""
+    # A socket has another name there than redis-py gives it.
+    uri = f"redis+{config.redis_url}" if config.redis_url.startswith("unix://") else config.redis_url
     # A hung Redis costs at most these timeouts, and then each process counts for itself.
     options = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25}
     return {
         "RATELIMIT_ENABLED": config.rate_limit_enabled,
-        "RATELIMIT_STORAGE_URI": config.redis_url,
+        "RATELIMIT_STORAGE_URI": uri,
         "RATELIMIT_STORAGE_OPTIONS": options,
         "RATELIMIT_STRATEGY": "fixed-window",
         "RATELIMIT_DEFAULTS_PER_METHOD": False,

@@ -46,7 +46,10 @@ def settings(config: Config) -> dict[str, Any]:
         "RATELIMIT_ENABLED": config.rate_limit_enabled,
         "RATELIMIT_STORAGE_URI": uri,
         "RATELIMIT_STORAGE_OPTIONS": options,
-        "RATELIMIT_STRATEGY": "fixed-window",
+        # Whenever one looks back, no more than the limit: where windows follow each other, twice as much fits around a change of them.
+        "RATELIMIT_STRATEGY": "moving-window",
+        # What versions before keep under the same names without it is of another type, and both are at work during an upgrade.
+        "RATELIMIT_KEY_PREFIX": "moving",
         "RATELIMIT_DEFAULTS_PER_METHOD": False,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
         # Of two requests that see Redis die at once only one switches to the fallback; the other one is let through.

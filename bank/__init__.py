@@ -52,7 +52,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.transactions.views import blp as transactions
     from bank.users import service as users_service
     from bank.users.views import blp as users
-    from bank.web import body, context, docs, problems, streaming
+    from bank.web import body, context, docs, headers, problems, streaming
     from bank.web import limits as rate_limits
     from bank.web.api import Api
 
@@ -79,6 +79,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     database.init_app(app)
     deadlines.init_app(app)
     app.extensions.update(standby=standby.Standby(app), gate=shedding.Gate())
+    headers.init_app(app)
     context.init_app(app)
     traces.init_app(app, config)
     access.init_app(app)

@@ -7,11 +7,23 @@ Every setting is one line of the `Config` class: its environment variable, its d
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qs, unquote
 
 Environment = Literal["development", "test", "production"]
+
+
+class Finding(NamedTuple):
+    """What is wrong with a setting, why that matters, and what to do. None of them ever holds a value that may be secret."""
+
+    setting: str
+    wrong: str
+    why: str
+    remedy: str
 
 
 class ConfigError(Exception):
@@ -31,6 +43,11 @@ def _yes_or_no(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
     return text.lower() == "true"
+
+
+def _flask_debug(text: str) -> bool:
+    # As Flask itself reads it: anything else switches it on.
+    return text.lower() not in ("0", "false", "no")
 
 
 def _environment(text: str) -> str:
@@ -67,6 +84,25 @@ def _collector_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _rate(text: str) -> str:
+    # Here and not at the top: only who sets a rate needs it.
+    from limits import parse_many
+
+    try:
+        parse_many(text)
+    except ValueError:
+        raise ValueError("must be a rate such as `100 per minute`, or several with ; between") from None
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _list(text)
+    # flask-cors takes anything with one of *?.[($^ in it for a regular expression, which lets in more than it seems to.
+    if not all(re.fullmatch(r"\*|https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", origin) for origin in origins):
+        raise ValueError("must be origins such as `https://shop.example`, separated by commas: no path, and no part left open by *")
+    return origins
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -89,6 +125,13 @@ def _long(text: str) -> str:
     return text
 
 
+def _all_long(text: str) -> tuple[str, ...]:
+    keys = _list(text)
+    if any(len(key.encode()) < 32 for key in keys):
+        raise ValueError("must be keys of at least 32 bytes each, separated by commas")
+    return keys
+
+
 def _keys(text: str) -> tuple[str, ...]:
     keys = _list(text)
     if not all(re.fullmatch(r"[0-9a-fA-F]{64}", key) for key in keys):
@@ -107,6 +150,9 @@ class Config:
     env: Environment = _setting(
         "BANK_ENV", "production", _environment, "Which profile: development, test or production. Production checks for unsafe values."
     )
+    debug: bool = _setting(
+        "FLASK_DEBUG", False, _flask_debug, "Whether Flask runs for whoever looks for a mistake in it. Refused in production."
+    )
     database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.", secret=True)
     database_replica_url: str = _setting(
         "DATABASE_REPLICA_URL",
@@ -122,7 +168,20 @@ class Config:
         "By how many seconds the replica may be behind while the primary answers. When that is away, it is read as it is.",
     )
     redis_url: str = _setting("REDIS_URL", "", _redis_url, "Where Redis is. Required.", secret=True)
+    trusted_network: bool = _setting(
+        "BANK_TRUSTED_NETWORK",
+        False,
+        _yes_or_no,
+        "Whether nobody else can listen on the way to PostgreSQL: production then takes one on another machine without TLS.",
+    )
     jwt_secret: str = _setting("JWT_SECRET_KEY", "", str, "Signs the tokens (HS256): at least 32 bytes. Required.", secret=True)
+    old_jwt_secrets: tuple[str, ...] = _setting(
+        "JWT_OLD_SECRET_KEYS",
+        (),
+        _all_long,
+        "What else `JWT_SECRET_KEY` was, or will be next, separated by commas: what these signed is taken, and they sign nothing.",
+        secret=True,
+    )
     access_token_seconds: int = _setting("BANK_ACCESS_TOKEN_SECONDS", 900, _whole(10, 86_400), "How long an access token lives.")
     refresh_token_seconds: int = _setting(
         "BANK_REFRESH_TOKEN_SECONDS", 2_592_000, _whole(60, 31_536_000), "How long a login lives when it is not refreshed."
@@ -176,14 +235,17 @@ class Config:
         "Whether accounts, balances, users and rates are shown out of Redis, while `bank follow` keeps them up.",
     )
     cors_origins: tuple[str, ...] = _setting(
-        "BANK_CORS_ORIGINS", (), _list, "Origins whose pages may call the API, separated by commas. None by default."
+        "BANK_CORS_ORIGINS", (), _origins, "Origins whose pages may call the API, separated by commas. None by default."
     )
     rate_limit_enabled: bool = _setting(
         "RATELIMIT_ENABLED", True, _yes_or_no, "Whether requests are limited. Switching it off is refused in production."
     )
-    rate_limit_default: str = _setting("BANK_RATE_LIMIT", "6000 per minute", str, "Requests a caller may make, over all routes.")
+    rate_limit_default: str = _setting("BANK_RATE_LIMIT", "6000 per minute", _rate, "Requests a caller may make, over all routes.")
     rate_limit_auth: str = _setting(
-        "BANK_RATE_LIMIT_AUTH", "60 per minute", str, "Logins and registrations an address may try; the throttle for one user comes on top."
+        "BANK_RATE_LIMIT_AUTH",
+        "60 per minute",
+        _rate,
+        "Logins and registrations an address may try; the throttle for one user comes on top.",
     )
     trusted_proxies: int = _setting(
         "BANK_TRUSTED_PROXIES",
@@ -254,7 +316,23 @@ class Config:
         A secret may be given as a file (`NAME_FILE`). Raises ConfigError with a line for every variable that is missing,
         malformed or, in production, unsafe, and for every file that cannot be read.
         """
-        environ, wrong = _with_files(os.environ if environ is None else environ)
+        config, wrong = cls._read(os.environ if environ is None else environ)
+        if config.env == "production":
+            wrong += config._unsafe()
+        _refuse(wrong)
+        return config
+
+    @classmethod
+    def check(cls, environ: Mapping[str, str], production: bool = False) -> tuple["Config", list[Finding]]:
+        """What of `environ` is usable, and all that is wrong with it; with `production` as that would see it, whatever BANK_ENV says."""
+        config, wrong = cls._read(environ)
+        if production:
+            config = replace(config, env="production")
+        return config, wrong + (config._unsafe() if config.env == "production" else [])
+
+    @classmethod
+    def _read(cls, given: Mapping[str, str]) -> tuple["Config", list[Finding]]:
+        environ, wrong = _with_files(given)
         values: dict[str, Any] = {}
         for setting in fields(cls):
             name = setting.metadata["env"]
@@ -264,42 +342,160 @@ class Config:
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
-                wrong.append(f"{name}: {error}")
+                wrong.append(Finding(name, str(error), setting.metadata["help"], "Correct it, or leave it out where it has a default."))
         config = cls(**values)
-        wrong += config._missing()
-        if config.env == "production":
-            wrong += config._unsafe()
-        _refuse(wrong)
-        return config
+        # One that is there, and no use, is not missing.
+        found = {each.setting.removesuffix("_FILE") for each in wrong}
+        return config, wrong + [each for each in config._missing() if each.setting not in found]
 
-    def _missing(self) -> list[str]:
+    @property
+    def signing_keys(self) -> tuple[str, ...]:
+        """What tokens, cursors and cookies may be signed by, as itsdangerous takes them: the last one is the one that signs."""
+        return (*self.old_jwt_secrets, self.jwt_secret)
+
+    def _missing(self) -> list[Finding]:
         wrong = []
         if not self.database_url:
-            wrong.append("DATABASE_URL: is required")
+            wrong.append(
+                Finding("DATABASE_URL", "is required", "Everything is kept there.", "Give it postgresql://user:password@host/database.")
+            )
         if not self.redis_url:
-            wrong.append("REDIS_URL: is required")
+            wrong.append(Finding("REDIS_URL", "is required", "Workers are rung by it.", "Give it redis://:password@host:6379/0."))
         # RFC 7518, 3.2: a key of the size of the hash output or larger.
         if len(self.jwt_secret.encode()) < 32:
-            wrong.append("JWT_SECRET_KEY: must be at least 32 bytes")
+            wrong.append(Finding("JWT_SECRET_KEY", "must be at least 32 bytes", "Who guesses it can be anybody.", _MAKE_ONE))
         return wrong
 
-    def _unsafe(self) -> list[str]:
+    def _unsafe(self) -> list[Finding]:
         wrong = []
+        if self.debug:
+            why = "Flask then tells whoever asks what goes on inside when something fails."
+            wrong.append(Finding("FLASK_DEBUG", "must not be on in production", why, "Leave it out."))
         if self.self_service_deposits:
-            wrong.append("BANK_SELF_SERVICE_DEPOSITS: lets customers make money; not in production")
+            why = "Every customer can credit an account of their own, with money that nobody paid in."
+            remedy = "Leave it out; tellers and administrators credit accounts."
+            wrong.append(Finding("BANK_SELF_SERVICE_DEPOSITS", "lets customers make money; not in production", why, remedy))
         if not self.rate_limit_enabled:
-            wrong.append("RATELIMIT_ENABLED: must not be false in production")
+            why = "Without limits one caller can keep all others out, and guess passwords as fast as they are hashed."
+            wrong.append(
+                Finding("RATELIMIT_ENABLED", "must not be false in production", why, "Leave it out; raise BANK_RATE_LIMIT instead.")
+            )
         if self.fx_max_age_days > 14:
-            wrong.append("BANK_FX_MAX_AGE_DAYS: exchanges at rates of long ago; 14 at most in production")
+            why = "Whoever knows today's rates gains by what the bank takes for them."
+            wrong.append(
+                Finding(
+                    "BANK_FX_MAX_AGE_DAYS", "exchanges at rates of long ago; 14 at most in production", why, "Leave it out, or lower it."
+                )
+            )
         if "*" in self.cors_origins:
-            wrong.append("BANK_CORS_ORIGINS: name the origins in production, not *")
-        if len(set(self.jwt_secret)) < 10:
-            wrong.append("JWT_SECRET_KEY: is too regular to be secret; use `openssl rand -hex 32`")
-        if self.totp_key and len(set(self.totp_key)) < 10:
-            wrong.append("BANK_TOTP_KEY: is too regular to be secret; use `openssl rand -hex 32`")
-        if self.seal_key and len(set(self.seal_key)) < 8:
-            wrong.append("BANK_SEAL_KEY: is too regular to be secret; use `openssl rand -hex 32`")
+            why = "Any page that somebody opens may then call the API and read what it answers."
+            remedy = "List the origins of the pages that are yours, as https://shop.example."
+            wrong.append(Finding("BANK_CORS_ORIGINS", "name the origins in production, not *", why, remedy))
+        return wrong + self._guessable() + self._on_the_way()
+
+    def _guessable(self) -> list[Finding]:
+        """The secrets that somebody could guess."""
+        given = [
+            ("JWT_SECRET_KEY", (self.jwt_secret,), "Who guesses it can be anybody."),
+            ("JWT_OLD_SECRET_KEYS", self.old_jwt_secrets, "Who guesses one of them can be anybody."),
+            ("BANK_TOTP_KEY", (self.totp_key,), "Who guesses it, and has a copy of the database, has every second factor."),
+            ("BANK_SEAL_KEY", (self.seal_key,), "Who guesses it can sign a log of their own."),
+        ]
+        wrong = []
+        for name, keys, why in given:
+            # One that is too short is found already, and an empty one is not given.
+            if any(len(key.encode()) >= 32 and _is_regular(key) for key in keys):
+                wrong.append(Finding(name, "is too regular to be secret; use `openssl rand -hex 32`", why, _MAKE_ONE))
+        urls = [("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url), ("REDIS_URL", self.redis_url)]
+        for name, url in urls:
+            server = _server(url)
+            if server.password and server.password.lower() in {*_DEFAULT_PASSWORDS, server.user.lower()}:
+                why = "It is among the first that are tried by whoever reaches the server."
+                remedy = "Change it in the server, and here, to what `openssl rand -hex 32` makes."
+                wrong.append(Finding(name, "holds a password that servers come with", why, remedy))
         return wrong
+
+    def _on_the_way(self) -> list[Finding]:
+        """The servers on other machines that are spoken to without what they must be."""
+        wrong = []
+        for name, url in (("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url)):
+            server = _server(url)
+            encrypted = bool(server.ssl_modes) and {*server.ssl_modes} <= {"require", "verify-ca", "verify-full"}
+            if not (encrypted or self.trusted_network or all(map(_is_here, server.hosts))):
+                why = "Whoever is on the way reads every balance, and may change what is asked and answered."
+                remedy = "Add ?sslmode=verify-full to the URL (or require); BANK_TRUSTED_NETWORK=true where the network is the bank's own."
+                wrong.append(Finding(name, "reaches PostgreSQL on another machine without TLS", why, remedy))
+        server = _server(self.redis_url)
+        if not server.password and not all(map(_is_here, server.hosts)):
+            why = "Whoever reaches it can empty the queues, and lift every limit."
+            remedy = "Set `requirepass` there, and write redis://:password@host:6379/0."
+            wrong.append(Finding("REDIS_URL", "reaches Redis on another machine without a password", why, remedy))
+        return wrong
+
+
+_MAKE_ONE = "Give it what `openssl rand -hex 32` makes; how to change it without anybody noticing: docs/runbooks/rotate-keys.md."
+
+# What examples and images come with.
+_DEFAULT_PASSWORDS = (
+    "admin",
+    "changeme",
+    "change-me",
+    "default",
+    "example",
+    "pass",
+    "password",
+    "postgres",
+    "redis",
+    "root",
+    "secret",
+    "test",
+)
+
+
+def _is_regular(key: str) -> bool:
+    """Whether a key of 32 bytes or more looks made up by a person, and not by chance: hardly any random one does."""
+    bare = key.lower()
+    if len(set(bare)) < 10 or re.search(r"change.?me|change.?this|secret|password|example|default", bare):
+        return True
+    repeats = any(bare[length:] == bare[:-length] for length in range(1, len(bare) // 2 + 1))
+    # As in 0123…, abc… and aaa…: one step in five is such a one by chance.
+    steps = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(bare))
+    return repeats or steps > len(bare) / 2
+
+
+# As SQLAlchemy takes a URL apart, whose own way loads all of it: user, password, host in brackets, host, and query.
+_URL = re.compile(r"[\w+]+://(?:([^:/]*)(?::([^@]*))?@)?(?:\[([^/?]+)\]|([^/:?]+))?(?::[^/?]*)?(?:/[^?]*)?(?:\?(.*))?", re.DOTALL)
+
+
+class _Server(NamedTuple):
+    """What a URL says of a server: the hosts it may lead to, and how. A host that is empty or a path is a socket."""
+
+    hosts: list[str]
+    user: str
+    password: str
+    ssl_modes: list[str]
+
+
+def _server(url: str) -> _Server:
+    found = _URL.fullmatch(url)
+    if not found or url.startswith("unix://"):
+        return _Server([], "", "", [])
+    user, password, bracketed, plain = (unquote(part or "") for part in found.groups()[:4])
+    query = parse_qs(found[5] or "")
+    # libpq takes several hosts, each with a port or without, and an address besides; redis-py takes from the query what else is left out.
+    more = [host for name in ("host", "hostaddr") for value in query.get(name, []) for host in value.split(",")]
+    user, password = user or "".join(query.get("user", [])), password or "".join(query.get("password", []))
+    return _Server([bracketed or plain, *more], user, password, query.get("sslmode", []))
+
+
+def _is_here(host: str) -> bool:
+    """Whether what is called so is on this machine: a socket, or its own address."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 # What may be given as a file, NAME_FILE in the place of NAME: orchestrators hand secrets out so, and an environment is
@@ -308,8 +504,9 @@ SECRETS = (*(setting.metadata["env"] for setting in fields(Config) if setting.me
 
 
 def secrets_of(config: Config) -> set[str]:
-    """What of a configuration must be seen nowhere; the URLs of servers whole."""
-    return {getattr(config, setting.name) for setting in fields(Config) if setting.metadata["secret"]} - {""}
+    """What of a configuration must be seen nowhere; the URLs of servers whole, and the keys of a list one by one."""
+    values = [getattr(config, setting.name) for setting in fields(Config) if setting.metadata["secret"]]
+    return {each for value in values for each in ((value,) if isinstance(value, str) else value)} - {""}
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
@@ -322,27 +519,31 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _with_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def _with_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Finding]]:
     found, wrong = dict(environ), []
     for name in SECRETS:
         path = found.pop(f"{name}_FILE", "")
         if not path:
             continue
+        # Somebody may have given the secret itself in the place of its file.
+        shown = path if Path(path).is_absolute() else "what it names"
+        why, remedy = "What is secret may be given as a file.", "Name a file that the bank's user can read and that holds the secret alone."
         if found.get(name):
-            wrong.append(f"{name}, {name}_FILE: only one of the two may be given")
+            both = f"{name}, {name}_FILE"
+            wrong.append(Finding(both, "only one of the two may be given", "Which one counts would be a guess.", "Leave one of them out."))
             continue
         try:
             # Editors and `echo` end a file with a line break that is no part of the secret.
             found[name] = Path(path).read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            wrong.append(f"{name}_FILE: {path} cannot be read: {reason}")
+            wrong.append(Finding(f"{name}_FILE", f"{shown} cannot be read: {reason}", why, remedy))
             continue
         if not found[name]:
-            wrong.append(f"{name}_FILE: {path} is empty")
+            wrong.append(Finding(f"{name}_FILE", f"{shown} is empty", why, remedy))
     return found, wrong
 
 
-def _refuse(wrong: list[str]) -> None:
+def _refuse(wrong: list[Finding]) -> None:
     if wrong:
-        raise ConfigError("The configuration is not usable:\n" + "\n".join(f"  {line}" for line in wrong))
+        raise ConfigError("The configuration is not usable:\n" + "\n".join(f"  {each.setting}: {each.wrong}" for each in wrong))

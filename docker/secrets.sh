@@ -17,8 +17,8 @@ make() { # NAME: 256 random bits, unless it is there
   [ -s "secrets/$1" ] || random >"secrets/$1"
 }
 
-for name in postgres-password bank-password replication-password monitor-password redis-password jwt-secret-key totp-key seal-key \
-  admin-password grafana-password; do
+for name in postgres-password bank-password replication-password monitor-password redis-password jwt-secret-key jwt-old-secret-keys \
+  totp-key seal-key admin-password grafana-password; do
   make "$name"
 done
 

@@ -4,8 +4,10 @@ Both carry `sub` (the user), `sid` (the login) and `jti`. What a token says is n
 login so-and-so"; whether that login still runs, and the role, is asked of the database at each request.
 """
 
+import hmac
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -51,6 +53,8 @@ class _StrictManager(JWTManager):
 
     def __init__(self, app: Flask) -> None:
         super().__init__(app)
+        # The present key first: it is the one that most tokens are signed by.
+        self._keys = {key_id(key): key for key in reversed(app.config["BANK"].signing_keys)}
         self._good: dict[str, dict[str, Any]] = {}
 
     def _decode_jwt_from_config(self, encoded_token: str, csrf_value: Any = None, allow_expired: bool = False) -> dict[str, Any]:
@@ -64,17 +68,7 @@ class _StrictManager(JWTManager):
 
     def _decode(self, encoded_token: str) -> dict[str, Any]:
         try:
-            # The key and the algorithm are ours whatever the header says: `alg` must name this one
-            # algorithm, and `kid`, `jku`, `jwk` and `x5u` are never looked at (RFC 8725, 3.1, 3.10).
-            claims: dict[str, Any] = jwt.decode(
-                encoded_token,
-                current_app.config["JWT_SECRET_KEY"],
-                algorithms=[ALGORITHM],
-                issuer=ISSUER,
-                audience=AUDIENCE,
-                leeway=LEEWAY_SECONDS,
-                options={"require": _REQUIRED},
-            )
+            claims = self._verified(encoded_token)
             # Digits in a string pass for a time above.
             claims["exp"] = int(claims["exp"])
             # The ids go into SQL as uuid: what is none is refused here.
@@ -83,6 +77,31 @@ class _StrictManager(JWTManager):
         except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
             raise JWTDecodeError("The token is expired or was not made by us.") from error
         return claims
+
+    def _verified(self, encoded_token: str) -> dict[str, Any]:
+        """The claims of a token that one of our keys signed. Raises PyJWTError."""
+        # The keys and the algorithm are ours whatever the header says: `alg` must name this one algorithm, `kid` tells one of our
+        # keys from another and is looked up nowhere else, and `jku`, `jwk` and `x5u` are never looked at (RFC 8725, 3.1, 3.10).
+        kid = jwt.get_unverified_header(encoded_token).get("kid")
+        # Tokens of before keys had ids name none; what names one is of that key, or of nobody.
+        for key in [key for name, key in self._keys.items() if kid in (None, name)]:
+            with suppress(jwt.InvalidSignatureError):
+                claims: dict[str, Any] = jwt.decode(
+                    encoded_token,
+                    key,
+                    algorithms=[ALGORITHM],
+                    issuer=ISSUER,
+                    audience=AUDIENCE,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": _REQUIRED},
+                )
+                return claims
+        raise jwt.InvalidSignatureError
+
+
+def key_id(key: str) -> str:
+    """By what a token names the key that signed it, and from which nobody learns the key (RFC 7515, 4.1.4)."""
+    return hmac.digest(key.encode(), b"bank key id", "sha256").hex()[:8]
 
 
 def init_app(app: Flask) -> None:
@@ -100,6 +119,8 @@ def init_app(app: Flask) -> None:
         JWT_COOKIE_CSRF_PROTECT=False,
     )
     manager = _StrictManager(app)
+    kid = key_id(app.config["BANK"].jwt_secret)
+    manager.additional_headers_loader(lambda _: {"kid": kid})
     # Whatever the extension finds wrong by itself is one answer: by default some are 422, and none a problem.
     for loader in (
         manager.expired_token_loader,

@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "Run the whole bank on this machine: database, API, workers, scheduler, dashboard.",
     "migrate": "Bring the database's schema up to date and make the administrator.",
     "scheduler": "Ring the ticks that make sweepers and schedules run.",
+    "config": "Check the settings before anything starts: what is wrong or unsafe, and what to do.",
     "health": "Say whether a part of the bank does its work; for the health checks of containers.",
     "check": "Check every invariant of the books, over everything.",
     "backup": "Write a backup of the whole bank, with the signed head of its log.",

@@ -58,9 +58,17 @@ def user() -> str | None:
 
 def csrf() -> str:
     """What each form of the page sends along, and which no other site knows: made of the login."""
+    return _csrf_by(current_app.config["BANK"].jwt_secret)
+
+
+def _csrf_by(key: str) -> str:
     session: Session = g.session
-    key = current_app.config["JWT_SECRET_KEY"].encode()
-    return hmac.digest(key, f"console:{session.login_id}".encode(), sha256).hex()
+    return hmac.digest(key.encode(), f"console:{session.login_id}".encode(), sha256).hex()
+
+
+def _is_of_this_login(mark: str) -> bool:
+    # A form may have been open since before the key was changed.
+    return any(hmac.compare_digest(mark.encode(), _csrf_by(key).encode()) for key in current_app.config["BANK"].signing_keys)
 
 
 def require_own_page() -> None:
@@ -92,7 +100,7 @@ def signed_in(*roles: Role, renews: bool = True, enrolling: bool = False) -> Cal
             if request.method == "POST":
                 g.writer = who.id
                 require_own_page()
-                if not hmac.compare_digest(request.form.get("csrf", "").encode(), csrf().encode()):
+                if not _is_of_this_login(request.form.get("csrf", "")):
                     raise Forbidden("The form is not of this login. Open the page again.")
             if roles and who.role not in roles:
                 raise Forbidden
@@ -110,7 +118,7 @@ def signed_in(*roles: Role, renews: bool = True, enrolling: bool = False) -> Cal
 
 def _signer() -> URLSafeTimedSerializer:
     options = {"key_derivation": "hmac", "digest_method": sha256}
-    return URLSafeTimedSerializer(current_app.config["JWT_SECRET_KEY"], salt="console", signer_kwargs=options)
+    return URLSafeTimedSerializer(current_app.config["BANK"].signing_keys, salt="console", signer_kwargs=options)
 
 
 def _secure() -> bool:

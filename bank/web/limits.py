@@ -38,13 +38,18 @@ by_address = limiter.shared_limit(_guesses, scope="guesses", key_func=get_remote
 
 def settings(config: Config) -> dict[str, Any]:
     """The limiter's part of Flask's configuration."""
+    # A socket has another name there than redis-py gives it.
+    uri = f"redis+{config.redis_url}" if config.redis_url.startswith("unix://") else config.redis_url
     # A hung Redis costs at most these timeouts, and then each process counts for itself.
     options = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25}
     return {
         "RATELIMIT_ENABLED": config.rate_limit_enabled,
-        "RATELIMIT_STORAGE_URI": config.redis_url,
+        "RATELIMIT_STORAGE_URI": uri,
         "RATELIMIT_STORAGE_OPTIONS": options,
-        "RATELIMIT_STRATEGY": "fixed-window",
+        # Whenever one looks back, no more than the limit: where windows follow each other, twice as much fits around a change of them.
+        "RATELIMIT_STRATEGY": "moving-window",
+        # What versions before keep under the same names without it is of another type, and both are at work during an upgrade.
+        "RATELIMIT_KEY_PREFIX": "moving",
         "RATELIMIT_DEFAULTS_PER_METHOD": False,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
         # Of two requests that see Redis die at once only one switches to the fallback; the other one is let through.

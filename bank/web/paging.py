@@ -28,7 +28,7 @@ class PageSchema(StrictSchema):
 def _serializer(filters: dict[str, Any]) -> URLSafeSerializer:
     # The salt ties a cursor to its list and filters: on another query it does not verify.
     salt = request.path + "?" + urlencode(sorted((key, str(value)) for key, value in filters.items()))
-    return URLSafeSerializer(current_app.config["JWT_SECRET_KEY"], salt=salt)
+    return URLSafeSerializer(current_app.config["BANK"].signing_keys, salt=salt)
 
 
 def _filters(query: dict[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,16 @@ def open_page(chromium: Browser, watched: Watched) -> Iterator[Callable[..., Pag
     assert wrong == []
 
 
+def test_swagger_ui_needs_nothing_that_its_policy_refuses(open_page: Callable[..., Page]) -> None:
+    # What the policy refuses is an error of the page, and the page has none.
+    page = open_page()
+    page.goto("/docs")
+    live = page.locator(".opblock", has_text="/api/v1/auth/me")
+    live.first.click()
+    live.first.get_by_role("button", name="Try it out").click()
+    expect(live.first.get_by_role("button", name="Execute")).to_be_visible()
+
+
 def keep(page: Page, name: str) -> None:
     """Take a screenshot; nothing may reach beyond the width of the page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

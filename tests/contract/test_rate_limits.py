@@ -1,12 +1,15 @@
 """Rate limits: who is counted, and what an answer says of them."""
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
 
 from bank import create_app
 from bank.config import Config
+from bank.processing.queue import redis
 from bank.web.limits import limiter
 from tests.conftest import Person
 
@@ -44,6 +47,37 @@ def test_the_limit_is_told_in_headers_and_as_a_problem(limited: Flask, carol: Pe
     status, headers = get(limited, carol.token, "192.0.2.9")
     assert status == 429 and headers["Retry-After"] == headers["RateLimit-Reset"]
     assert headers["Content-Type"] == "application/problem+json"
+
+
+def test_no_more_than_the_limit_fits_around_the_end_of_a_window(limited: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, passed = time.time(), 0
+
+    def ask(after: int) -> tuple[int, dict[str, str]]:
+        nonlocal passed
+        passed = after
+        return get(limited, alice.token, "192.0.2.9")
+
+    clock = SimpleNamespace(time=lambda: began + passed)
+    for module in ("limits.storage.redis", "bank.web.limits"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    assert [ask(after)[0] for after in (0, 3000, 3000, 3000, 3000)] == [200] * 5
+    status, headers = ask(3000)
+    assert (status, headers["Retry-After"]) == (429, "600")
+    # Past the hour only the first of them is so long ago.
+    assert [ask(3601)[0] for _ in range(2)] == [200, 429]
+    assert ask(3601)[1]["Retry-After"] == "2999"
+    assert [ask(6601)[0] for _ in range(5)] == [200] * 4 + [429]
+
+
+def test_what_a_version_before_has_counted_is_in_nobodys_way(limited: Flask, alice: Person) -> None:
+    # It counts in strings under the same names, of which a list is made here.
+    with limited.app_context():
+        get(limited, alice.token, "192.0.2.9")
+        kept = [name.decode() for name in redis().scan_iter(f"*{alice.id}*", count=1_000) if b"LIMITS:" in name]
+        assert kept and all("/moving/" in name and redis().type(name) == b"list" for name in kept)
+        for name in kept:
+            redis().set(name.replace("/moving/", "/"), 5, ex=60)
+    assert get(limited, alice.token, "192.0.2.9")[1]["RateLimit-Remaining"] == "3"
 
 
 @pytest.mark.parametrize(("proxies", "address"), [(0, "192.0.2.1"), (1, "203.0.113.5")])

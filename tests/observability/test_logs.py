@@ -259,5 +259,6 @@ def test_a_long_text_costs_no_more_than_its_length() -> None:
 def test_the_secrets_of_the_configuration_are_known(environ: dict[str, str]) -> None:
     from bank.config import secrets_of
 
-    config = Config.from_env({**environ, "BANK_SEAL_KEY": SEAL_KEY})
-    assert {config.jwt_secret, SEAL_KEY, config.database_url} <= secrets_of(config) and "" not in secrets_of(config)
+    config = Config.from_env({**environ, "BANK_SEAL_KEY": SEAL_KEY, "JWT_OLD_SECRET_KEYS": f"{'a' * 32},{'b' * 32}"})
+    assert {config.jwt_secret, *config.old_jwt_secrets, SEAL_KEY, config.database_url} <= secrets_of(config)
+    assert "" not in secrets_of(config)

@@ -15,6 +15,7 @@ from bank.console import session
 from bank.db import unit_of_work
 from bank.errors import InvalidCredentials
 from bank.users.models import Role
+from bank.web.limits import limiter
 from tests.conftest import PASSWORD, people
 from tests.console.conftest import OWN, log_in
 from tests.processes import fresh_database
@@ -199,7 +200,9 @@ def test_a_second_login_in_one_browser_ends_the_first(app, visit, alice, bob):
     assert other.get("/console/accounts").status_code == 303
 
 
-def test_logins_of_pages_and_of_the_api_are_counted_together(environ, tmp_path, password_hash):
+def test_logins_of_pages_and_of_the_api_are_counted_together(environ, tmp_path, password_hash, monkeypatch):
+    # The limiter belongs to the process; the other tests go on without.
+    monkeypatch.setattr(limiter, "enabled", limiter.enabled)
     with fresh_database(environ, tmp_path) as own:
         app = create_app(Config.from_env({**own, "RATELIMIT_ENABLED": "true", "BANK_RATE_LIMIT_AUTH": "3 per minute"}))
         who = people(app, password_hash, {"limited": Role.CUSTOMER})["limited"]

@@ -192,5 +192,5 @@ def test_what_a_schedule_submits_is_traced_from_the_look_at_what_is_due(environ,
     assert (look.parent_id, enqueue.parent_id, drain.parent_id) == ("", look.span_id, enqueue.span_id)
     assert {sql.parent_id for sql in spans["COMMIT"]} == {look.span_id}
     assert any("INSERT INTO transactions" in sql.attributes["db.query.text"] for sql in spans["WITH"])
-    # The looks that found nothing are not there.
-    assert len([span for span in sink.spans if span.name == "run schedules"]) == 1
+    # The looks that found nothing are not there; what others have scheduled may have been found by one more.
+    assert all("enqueue" in sink.of(span.trace_id) for span in sink.spans if span.name == "run schedules")

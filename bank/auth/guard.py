@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from flask import current_app, g
 from structlog.contextvars import bind_contextvars
 
-from bank.auth import tokens
-from bank.db import READER, fetch, route
+from bank.auth import factors, tokens
+from bank.db import READER, fetch, reader, route
 from bank.errors import EnrolmentRequired, Forbidden, Unauthenticated, Unavailable
 from bank.events.types import Origin
 from bank.users.models import Role
@@ -39,8 +39,6 @@ _WHO = """
     SELECT u.role FROM logins l JOIN users u ON u.id = l.user_id
     WHERE l.id = %(login_id)s AND l.user_id = %(user_id)s AND l.ended_at IS NULL AND u.status = 'active'
 """
-
-_SECOND_FACTOR = "SELECT FROM second_factors WHERE user_id = %(user_id)s AND confirmed_at IS NOT NULL"
 
 _ROLES = {role.value: role for role in Role}
 
@@ -93,8 +91,11 @@ def require_enrolment(who: Principal) -> None:
 
     Whoever has one has shown a code of it in this login: each login needs one, and confirming it ended those of before.
     """
-    required = who.role == Role.ADMIN and current_app.config["BANK"].totp_for_admins
-    if required and not fetch(_SECOND_FACTOR, {"user_id": who.id}, route().logins):
+    if who.role != Role.ADMIN or not current_app.config["BANK"].totp_for_admins:
+        return
+    with reader(route().logins) as session:
+        enrolled = factors.is_on(session, who.id)
+    if not enrolled:
         raise EnrolmentRequired
 
 

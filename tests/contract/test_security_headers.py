@@ -48,7 +48,10 @@ def test_every_operation_answers_with_them_to_everybody(stage: Stage, client: Fl
         response = client.open(f"/api/v1{path}", method=method, **body)
         statuses.add(response.status_code)
         assert is_protected(response), (method, path, response.headers)
-    assert {200, 401, 403} <= statuses
+    response = stage.alice.get("/accounts/019b2f6e-8a00-7000-8000-000000000001")
+    statuses.add(response.status_code)
+    assert is_protected(response)
+    assert {200, 401, 403, 404} <= statuses
 
 
 @pytest.mark.parametrize(

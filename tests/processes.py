@@ -76,15 +76,9 @@ def fresh_database(environ: Mapping[str, str], directory: Path) -> Iterator[dict
     """
     server, _, _ = environ["DATABASE_URL"].rpartition("/")
     name = f"fresh_{secrets.token_hex(6)}"
-    own = {
-        **environ,
-        "DATABASE_URL": f"{server}/{name}",
-        "REDIS_URL": environ["REDIS_URL"].rpartition("/")[0] + f"/{next(_redis_databases)}",
-    }
+    own = {**environ, "DATABASE_URL": f"{server}/{name}", "REDIS_URL": empty_redis(environ)}
     administer(environ, f"CREATE DATABASE {name}")
     try:
-        with redis.Redis.from_url(own["REDIS_URL"]) as client:
-            client.flushdb()
         migrate = python(["-m", "bank", "migrate"], {**own, "BANK_ADMIN_PASSWORD": ADMIN_PASSWORD}, directory / "migrate.log")
         assert migrate.wait(60) == 0, (directory / "migrate.log").read_text()
         yield own
@@ -92,6 +86,14 @@ def fresh_database(environ: Mapping[str, str], directory: Path) -> Iterator[dict
         # Not WITH (FORCE), which fails when it meets a vacuum: that one belongs to the server, and DROP alone ends it.
         administer(environ, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = current_user")
         administer(environ, f"DROP DATABASE {name}")
+
+
+def empty_redis(environ: Mapping[str, str]) -> str:
+    """The URL of a Redis database of one's own, emptied: whoever had it before may have left ticks and bells in it."""
+    url = environ["REDIS_URL"].rpartition("/")[0] + f"/{next(_redis_databases)}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
 
 
 def administer(environ: Mapping[str, str], statement: str) -> None:

@@ -29,7 +29,7 @@ from bank.fx.provider import DayOfRates, EuropeanCentralBank
 from bank.processing.queue import QUEUE, SLOW_QUEUE
 from bank.users.models import Role
 from tests.conftest import Person, people
-from tests.processes import fresh_database
+from tests.processes import empty_redis, fresh_database
 
 FRIDAY = date(2019, 3, 8)
 
@@ -284,9 +284,8 @@ def test_quotes_that_nobody_used_are_forgotten_after_a_day(context, alice, publi
         ) == {kept, used}
 
 
-def test_the_clock_lets_the_slow_worker_fetch_rates(config, monkeypatch):
-    # A database of its own, so that no other test finds the ticks.
-    connection = Redis.from_url(config.redis_url.removesuffix("/0") + "/9")
+def test_the_clock_lets_the_slow_worker_fetch_rates(environ, monkeypatch):
+    connection = Redis.from_url(empty_redis(environ))
     # rq-scheduler looks for what is due by a clock that was put back meanwhile.
     earlier = datetime.now(UTC) - timedelta(minutes=1)
     monkeypatch.setattr("rq_scheduler.scheduler.datetime", Mock(utcnow=lambda: earlier))
@@ -296,7 +295,6 @@ def test_the_clock_lets_the_slow_worker_fetch_rates(config, monkeypatch):
     assert "tick-sweep" in waiting[QUEUE]
     job = Queue(SLOW_QUEUE, connection=connection, serializer=JSONSerializer).fetch_job("tick-refresh_rates")
     assert job.func is jobs.refresh_rates
-    connection.flushdb()
 
 
 def test_a_provider_that_has_been_silent_for_days_is_a_part_out_of_reach(environ, tmp_path, password_hash):

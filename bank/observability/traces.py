@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
@@ -295,14 +296,20 @@ class _Statement:
     def record(self) -> None:
         assert _tracing is not None
         # What psycopg2 composes has its parameters in it already.
-        text = " ".join(self.text.split()) if isinstance(self.text, str) else "(composed)"
-        verb = text.split(" ", 1)[0].upper()
-        attributes = {"db.system.name": "postgresql", "db.query.text": text[:_LONGEST_STATEMENT], "db.operation.name": verb}
-        span = _tracing.kept.start_span(verb, kind=SpanKind.CLIENT, attributes=attributes, start_time=self.started)
+        attributes = _told(self.text if isinstance(self.text, str) else "(composed)")
+        status = Status(StatusCode.UNSET)
         if self.error is not None:
-            span.set_status(Status(StatusCode.ERROR))
-            span.set_attribute("db.response.status_code", self.error)
-        span.end(self.ended)
+            attributes = {**attributes, "db.response.status_code": self.error}
+            status = Status(StatusCode.ERROR)
+        parent = trace.get_current_span().get_span_context()
+        _tracing.statement(attributes["db.operation.name"], attributes, parent, (self.started, self.ended), status)
+
+
+@lru_cache(maxsize=256)
+def _told(statement: str) -> dict[str, str]:
+    text = " ".join(statement.split())
+    verb = text.split(" ", 1)[0].upper()
+    return {"db.system.name": "postgresql", "db.query.text": text[:_LONGEST_STATEMENT], "db.operation.name": verb}
 
 
 _held: ContextVar[list[_Statement] | None] = ContextVar("held_statements", default=None)

@@ -72,10 +72,10 @@ def _run(port: int, make: Callable[[int], Iterator[bytes]], expect: int, seconds
             if start - begin > seconds:
                 break
             connection.sendall(data)
-            status = _answer(connection)
+            status, body = _answer(connection)
             mine.append(time.perf_counter() - start)
             if status != expect:
-                failures.append(f"answer {status}, not {expect}")
+                failures.append(f"answer {status}, not {expect}: {body!r}")
                 break
         connection.close()
 
@@ -92,7 +92,7 @@ def _run(port: int, make: Callable[[int], Iterator[bytes]], expect: int, seconds
     return Load(len(times) / elapsed, times)
 
 
-def _answer(connection: socket.socket) -> int:
+def _answer(connection: socket.socket) -> tuple[int, bytes]:
     data = connection.recv(65536)
     while (end := data.find(b"\r\n\r\n")) < 0:
         data += connection.recv(65536)
@@ -100,4 +100,4 @@ def _answer(connection: socket.socket) -> int:
     whole = end + 4 + (int(length[1]) if length else 0)
     while len(data) < whole:
         data += connection.recv(65536)
-    return int(data[9:12])
+    return int(data[9:12]), data[end + 4 :]

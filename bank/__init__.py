@@ -43,6 +43,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     from bank.limits.views import limits, rules
     from bank.observability import access, health, logs, metrics, stats, traces
     from bank.observability.views import blp as admin
+    from bank.privacy.views import blp as privacy
     from bank.processing import shedding, standby
     from bank.proof import models as _proof  # noqa: F401 - the same
     from bank.replay.views import blp as replays
@@ -101,6 +102,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
     for blueprint in (
         auth,
         users,
+        privacy,
         accounts,
         statements,
         transactions,

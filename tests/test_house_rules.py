@@ -316,7 +316,7 @@ def test_a_migration_that_failed_anywhere_is_run_again() -> None:
         remove(db.engine, "before_cursor_execute", executing)
 
 
-ONLINE = ["0005", "0006", "0007", "0008", "0009", "0011"]
+ONLINE = ["0005", "0006", "0007", "0008", "0009", "0011", "0012"]
 
 
 def before(revision: str) -> str:
@@ -330,7 +330,7 @@ def before(revision: str) -> str:
 QUICK = re.compile(
     r"CREATE TABLE|SELECT|SET lock_timeout|UPDATE alembic_version|DROP INDEX CONCURRENTLY|CREATE INDEX CONCURRENTLY|"
     r"ALTER TABLE \w+ (VALIDATE CONSTRAINT \w+$|ALTER COLUMN|(?!.*ADD CONSTRAINT (?!.*NOT VALID)))|"
-    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER fx_rates"
+    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER|CREATE OR REPLACE FUNCTION"
 )
 
 

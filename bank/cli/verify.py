@@ -73,6 +73,8 @@ def _show(walked: Walked, seconds: float) -> None:
     if more := walked.faults.count - len(walked.faults.told):
         console.print(f"… and {more:,} more.")
     console.print(f"{walked.blocks:,} blocks with {walked.events:,} events in {seconds:.1f} s.")
+    if walked.erased:
+        console.print(f"Of {walked.erased:,} events what was personal has been erased.")
     if walked.tail.since is not None:
         age = (datetime.now(UTC) - walked.tail.since).total_seconds()
         count = counted(walked.tail.events, verification.COUNTED)

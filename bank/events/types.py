@@ -41,23 +41,35 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class UserRegistered(Happened):
-    """A user came to be. Stream: the user."""
+    """A user came to be. Stream: the user.
+
+    Since its second version with a salt, as every event that holds a name of a person: the name can be erased (`bank.privacy.erasure`), and
+    the hash of what the event held stays under a seal. Nobody finds the name by hashing guesses, since the salt is erased with it.
+    """
+
+    SCHEMA: ClassVar[int] = 2
 
     username: str
     email: str
     role: str
     status: str
+    # Hexadecimal digits of 16 random bytes; empty in events of the first version, and where the name was erased.
+    salt: str
 
 
 @dataclass(frozen=True, slots=True)
 class UserChanged(Happened):
-    """Name, email, role or status are now these; `password` tells that the password changed, never to what."""
+    """Name, email, role or status are now these; `password` tells that the password changed, never to what. `salt` as in
+    UserRegistered, since the second version."""
+
+    SCHEMA: ClassVar[int] = 2
 
     username: str
     email: str
     role: str
     status: str
     password: bool
+    salt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +374,9 @@ NAMES = list(TYPES)
 _SINCE_VERSION_2 = ("batch_id", "batch_index", "expires_at", "captures_id", "voids_id", "quote_id", "remainder")
 
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Before names could be erased.
+    ("UserRegistered", 1): lambda data: {**data, "salt": ""},
+    ("UserChanged", 1): lambda data: {**data, "salt": ""},
     # Before there were batches, holds and exchanges.
     ("TransactionSubmitted", 1): lambda data: {**data, **dict.fromkeys(_SINCE_VERSION_2)},
     # Before there were limits and rules; and what none was asked about is written so still.

@@ -55,8 +55,11 @@ class Leaf(NamedTuple):
         return merkle.leaf_hash(self.event)
 
 
-def leaf(row: Sequence[Any], secret: bytes) -> Leaf:
-    """The leaf of a row of COLUMNS in the block with this secret."""
+def leaf(row: Sequence[Any], secret: bytes, sealed_data: str | None = None) -> Leaf:
+    """The leaf of a row of COLUMNS in the block with this secret.
+
+    `sealed_data` is the commitment to the data as it was sealed, where some of it was erased since (`ErasedEvent`).
+    """
     position, stream_id, version, kind, schema, recorded_at, content, *origin = row
     # A keyed hash of twice the length of a salt: cut in two it gives one for each part.
     salts = blake2b(b"%d" % position, key=secret).digest()
@@ -69,7 +72,7 @@ def leaf(row: Sequence[Any], secret: bytes) -> Leaf:
             "type": kind,
             "schema": schema,
             "recorded_at": recorded_at,
-            "data": data.commitment,
+            "data": sealed_data or data.commitment,
             "origin": where.commitment,
         }
     )

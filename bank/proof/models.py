@@ -1,4 +1,4 @@
-"""The seals on the log."""
+"""The seals on the log, and what was erased under them."""
 
 from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -26,3 +26,15 @@ class Block(Base):
     leaves: Mapped[bytes] = mapped_column(LargeBinary)
 
     __table_args__ = (CheckConstraint("octet_length(secret) = 32", name="secret"),)
+
+
+class ErasedEvent(Base):
+    """A sealed event of which what is personal was erased. It is only ever appended to."""
+
+    __tablename__ = "erased_events"
+
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    # What stood for the data that was sealed, in hexadecimal digits (`bank.proof.leaves.Part`): the leaf is made with it now.
+    commitment: Mapped[str] = mapped_column(Text)
+
+    __table_args__ = (CheckConstraint("commitment ~ '^[0-9a-f]{64}$'", name="commitment"),)

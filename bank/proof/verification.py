@@ -1,6 +1,6 @@
 """Walking the whole chain: is every event what was sealed, in its place, and none gone?"""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
@@ -45,10 +45,12 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a walk found: how many blocks and events it saw, every fault, and what lies behind the chain."""
+    """What a walk found: how many blocks and events it saw, of how many of these something was erased, every fault, and what lies behind
+    the chain."""
 
     blocks: int
     events: int
+    erased: int
     faults: Faults
     tail: Tail
 
@@ -104,6 +106,7 @@ def walk(end: Row[Any], trusted: Collection[bytes], kept: str | None, watch: Cal
             newer = session.get(Block, wanted)
             found = newer.header if newer is not None else None
         tail = _tail(session)
+        erased = _check_erased(session, end.last, faults)
     # The sealer stores both in one transaction, and stands at an event.
     if end.sealed > end.last:
         faults.add(f"The sealer went up to position {end.sealed}, and the chain ends at {end.last}: its end was cut off.")
@@ -111,7 +114,7 @@ def walk(end: Row[Any], trusted: Collection[bytes], kept: str | None, watch: Cal
         faults.add(f"The chain does not hold block {wanted} of the head that was kept: its end was cut off.")
     elif found != kept:
         faults.add(f"Block {wanted} is not that of the head that was kept: the chain was made anew.")
-    return Walked(seen, events, faults, tail)
+    return Walked(seen, events, erased, faults, tail)
 
 
 _BLOCKS_AT_ONCE = 20
@@ -135,6 +138,8 @@ def _blocks(last_number: int) -> Iterator[Block]:
 
 _EVENTS = f"SELECT {leaves.COLUMNS} FROM events WHERE position > %s AND position <= %s ORDER BY position"
 
+_ERASED = "SELECT position, commitment FROM erased_events WHERE position > %s AND position <= %s"
+
 
 def _check(block: Block, before: Block | None, trusted: Collection[bytes], faults: Faults) -> int:
     """Hold a block against its signature, the one before and its events; how many these are."""
@@ -154,11 +159,13 @@ def _check(block: Block, before: Block | None, trusted: Collection[bytes], fault
     with reader() as session:
         # The first block is made of everything up to its end.
         low = header.after if header.number > 1 else _BEFORE_ALL
+        # In this order: who erases writes both at once, so that what is seen to be erased is known to be.
         rows = session.connection().exec_driver_sql(_EVENTS, (low, header.last)).fetchall()
+        erased = dict(session.connection().exec_driver_sql(_ERASED, (low, header.last)).tuples().all())
     if sha256(block.secret).hexdigest() != header.secret:
         faults.add(f"The secret of block {block.number} was changed: its events cannot be looked at.")
         return len(rows)
-    _check_events(block, header, rows, faults)
+    _check_events(block, header, rows, erased, faults)
     return len(rows)
 
 
@@ -174,13 +181,13 @@ def _check_chain(block: Block, header: blocks.Header, before: Block | None, faul
         faults.add(f"Block {block.number} does not begin where the one before ends.")
 
 
-def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]], faults: Faults) -> None:
+def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]], erased: Mapping[int, str], faults: Faults) -> None:
     """Hold the events of a block against its stored leaves, which tell which is wrong, and these against the signed root."""
     sealed = split(block.leaves)
     if merkle.root(sealed).hex() != header.root or len(sealed) != header.events:
         faults.add(f"The leaves of block {block.number} were changed: which of its events were cannot be told.")
         sealed = []
-    found = [leaves.leaf(row, block.secret) for row in rows]
+    found = [leaves.leaf(row, block.secret, erased.get(row.position)) for row in rows]
     hashes = [leaf.hash for leaf in found]
     if not sealed and (merkle.root(hashes).hex(), len(hashes)) != (header.root, header.events):
         faults.add(f"Block {block.number}: its events are not what was sealed.")
@@ -194,6 +201,27 @@ def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]],
         if (gone := (high - low) - (end - first)) > 0:
             where = f"behind position {found[end - 1].position if end else header.after}"
             faults.add(f"Block {block.number}: {gone} sealed {'event is' if gone == 1 else 'events are'} gone, {where}.")
+
+
+_ERASED_OF_NOBODY = text(
+    """
+    SELECT x.position FROM erased_events x LEFT JOIN events e USING (position)
+     WHERE x.position <= :last AND NOT EXISTS (
+        SELECT FROM users u WHERE u.erased_at IS NOT NULL AND u.id IN (
+            e.stream_id,
+            (SELECT a.user_id FROM accounts a WHERE a.id = e.stream_id),
+            (SELECT s.from_user_id FROM schedules s WHERE s.id = e.stream_id)))
+     ORDER BY x.position
+    """
+)
+
+
+def _check_erased(session: Session, last: int, faults: Faults) -> int:
+    """Something may be erased of an event of an erased user alone. How many events that was done to."""
+    for position in session.execute(_ERASED_OF_NOBODY, {"last": last}).scalars():
+        faults.add(f"Event {position} is told to be erased, and is of nobody who was.")
+    erased: int = session.execute(text("SELECT count(*) FROM erased_events WHERE position <= :last"), {"last": last}).scalar_one()
+    return erased
 
 
 def _tail(session: Session) -> Tail:

@@ -44,8 +44,8 @@ def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
 
 
 READ = {
-    "UserRegistered": 1,
-    "UserChanged": 1,
+    "UserRegistered": 2,
+    "UserChanged": 2,
     "AccountOpened": 1,
     "AccountChanged": 1,
     "BatchSubmitted": 1,

@@ -1,6 +1,7 @@
 """Making, reading, changing and deleting users."""
 
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,7 +74,7 @@ def create_user(session: Session, username: str, email: str, password_hash: str 
     user = session.scalars(statement).one_or_none()
     if user is None:
         raise AlreadyTaken
-    event = UserRegistered(username=username, email=email, role=role, status=UserStatus.ACTIVE)
+    event = UserRegistered(username=username, email=email, role=role, status=UserStatus.ACTIVE, salt=_salt())
     events.append(session, user.id, user.version, event, origin)
     audit.record(session, "user", user.id, "user.registered", origin, {"role": role})
     return user
@@ -132,7 +133,7 @@ def change(who: Principal, user_id: str, changes: dict[str, Any], origin: Origin
     Raises NotFound, Forbidden, Unprocessable (password), TooManyAttempts, PreconditionFailed,
     AlreadyTaken, and Conflict for a deleted user or the last active admin.
     """
-    known = _to_change(who, user_id)
+    known = to_change(who, user_id)
     if who.role != Role.ADMIN and changes.keys() & {"role", "status"}:
         raise Forbidden("Only an admin may change a role or a status.")
     # Counted for the user over all addresses, and apart from their logins.
@@ -158,7 +159,7 @@ def change(who: Principal, user_id: str, changes: dict[str, Any], origin: Origin
         now = replace(was, **{key: changes[key] for key in changes.keys() & {"username", "email", "role", "status"}})
         now = replace(now, password=password_hash is not None)
         if now != was:
-            _write(session, user, was, now, origin)
+            _write(session, user, was, now, origin, "user.changed")
             if now.status == UserStatus.FROZEN and was.status != UserStatus.FROZEN:
                 auth.end_all_of(session, user_id, "user_frozen")
             elif now.password:
@@ -173,7 +174,7 @@ def delete(who: Principal, user_id: str, origin: Origin) -> None:
     BalanceNotZero while an account holds money, owes it or waits for some, and Conflict for the
     last active admin.
     """
-    _to_change(who, user_id)
+    to_change(who, user_id)
     with unit_of_work() as session:
         # The whole row: whoever just submits a transaction of this user's is finished first, and
         # then found by the check for pending ones.
@@ -184,10 +185,27 @@ def delete(who: Principal, user_id: str, origin: Origin) -> None:
         accounts.close_all_of(session, user_id, origin)
         auth.end_all_of(session, user_id, "user_deleted")
         was = _state(user)
-        _write(session, user, was, replace(was, status=UserStatus.DELETED), origin)
+        _write(session, user, was, replace(was, status=UserStatus.DELETED), origin, "user.deleted")
 
 
-def _to_change(who: Principal, user_id: str) -> User:
+def erased_names(user_id: str) -> dict[str, str]:
+    """What a user is called whose name is erased. Nobody can register either, so that nobody is in the way."""
+    return {"username": f"_erased-{user_id}", "email": f"{user_id}@erased"}
+
+
+def erase_names(session: Session, user_id: str, origin: Origin) -> bool:
+    """Take name, email and password from a deleted user, in the caller's unit of work; whether they had them still."""
+    user = _locked(session, user_id, whole=True)
+    if user.erased_at is not None:
+        return False
+    user.erased_at, user.password_hash = func.now(), None
+    was, names = _state(user), erased_names(user_id)
+    _write(session, user, was, replace(was, username=names["username"], email=names["email"]), origin, "user.erased")
+    return True
+
+
+def to_change(who: Principal, user_id: str) -> User:
+    """The user, for who may change them: themselves and admins. Raises NotFound and Forbidden."""
     user = get(who, user_id)
     if who.id != user_id and who.role != Role.ADMIN:
         raise Forbidden
@@ -205,16 +223,20 @@ def _confirm(user: User, password: str | None, guesses: list[throttle.Subject]) 
     auth.confirm_password(user.password_hash, password, guesses, "/current_password")
 
 
+def _salt() -> str:
+    return secrets.token_hex(16)
+
+
 def _locked(session: Session, user_id: str, *, whole: bool = False) -> User:
     # Without `whole`, rows that refer to the user (a new account, a transaction) need not wait.
     return session.scalars(select(User).where(User.id == user_id).with_for_update(key_share=not whole)).one()
 
 
 def _state(user: User) -> UserChanged:
-    return UserChanged(username=user.username, email=user.email, role=user.role, status=user.status, password=False)
+    return UserChanged(username=user.username, email=user.email, role=user.role, status=user.status, password=False, salt="")
 
 
-def _write(session: Session, user: User, was: UserChanged, now: UserChanged, origin: Origin) -> None:
+def _write(session: Session, user: User, was: UserChanged, now: UserChanged, origin: Origin, action: str) -> None:
     user.username, user.email, user.role, user.status = now.username, now.email, now.role, now.status
     user.version += 1
     user.updated_at = func.now()
@@ -225,11 +247,10 @@ def _write(session: Session, user: User, was: UserChanged, now: UserChanged, ori
             raise AlreadyTaken from error
         raise
     session.refresh(user)
-    events.append(session, user.id, user.version, now, origin)
+    events.append(session, user.id, user.version, replace(now, salt=_salt()), origin)
     # Which of name and email changed, and not to what: the audit log holds no more of a person than ids.
     details = {key: getattr(now, key) for key in ("role", "status") if getattr(now, key) != getattr(was, key)}
     changed = [key for key in ("username", "email", "password") if getattr(now, key) != getattr(was, key)]
-    action = "user.deleted" if now.status == UserStatus.DELETED else "user.changed"
     audit.record(session, "user", user.id, action, origin, {**details, **({"changed": changed} if changed else {})})
     if (was.role, was.status) == (Role.ADMIN, UserStatus.ACTIVE) and (now.role, now.status) != (was.role, was.status):
         _check_admin_left(session)

@@ -30,6 +30,7 @@ ADMINS = {
     "replays",
     "users_list_users",
     "users_delete_user",
+    "privacy_erase_user",
     "users_reset_totp",
     "fx_publish_rate",
     "fx_read_position",
@@ -90,11 +91,6 @@ class Cast:
         item = {"type": "transfer", "to_username": "bob", **MOVED}
         return str(made(self.alice.post("/transactions/batch", {"mode": "atomic", "transactions": [item]}))["id"])
 
-    def left(self) -> str:
-        """A customer who may go."""
-        body = {"username": "carol", "email": "carol@example.com", "password": PASSWORD}
-        return str(made(self.nobody.post("/auth/register", body))["id"])
-
     def logged_in(self) -> str:
         """Another login of Alice's."""
         self.bank.log_in("alice", PASSWORD)
@@ -129,8 +125,8 @@ class Cast:
             makers["transaction_id"] = lambda: self.pay(reference="to be reviewed")["id"]
         if operation_id == "transactions_get_receipt":
             makers["transaction_id"] = self.sealed
-        if operation_id == "users_delete_user":
-            makers["user_id"] = self.left
+        if operation_id in ("users_delete_user", "privacy_erase_user"):
+            makers["user_id"] = lambda: self.somebody()[1]
         made_now = {name: make() for name, make in makers.items() if f"{{{name}}}" in path}
         if operation_id in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp"):
             self.dora, _ = self.somebody()

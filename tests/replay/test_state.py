@@ -153,7 +153,7 @@ class History:
         with self.books.app.app_context(), unit_of_work() as session:
             name = f"somebody-{next(self.numbers)}"
             user_id = new_id()
-            event = UserRegistered(username=name, email=f"{name}@example.com", role="customer", status="active")
+            event = UserRegistered(username=name, email=f"{name}@example.com", role="customer", status="active", salt="")
             session.connection().exec_driver_sql(
                 "INSERT INTO users (id, username, email, role, status, version) VALUES (%s, %s, %s, 'customer', 'active', 1)",
                 (user_id, name, event.email),
@@ -229,7 +229,7 @@ def append(session: Any, event: Happened, stream_id: str | None = None, version:
     return stream_id
 
 
-SOMEBODY = UserRegistered(username="somebody", email="somebody@example.com", role="customer", status="active")
+SOMEBODY = UserRegistered(username="somebody", email="somebody@example.com", role="customer", status="active", salt="")
 
 
 def test_an_event_that_commits_late_is_waited_for(books: Books, within: None, monkeypatch: pytest.MonkeyPatch) -> None:

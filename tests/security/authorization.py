@@ -31,6 +31,8 @@ GET    /users                                                      401    403   
 GET    /users/{user_id}                                            401    200   404   200    200     200
 PUT    /users/{user_id}                                            401    200   404   403    403     200
 DELETE /users/{user_id}                                            401    409   404   403    403     409
+GET    /users/{user_id}/export                                     401    200   404   403    403     200
+DELETE /users/{user_id}/personal-data                              401    409   404   403    403     409
 
 POST   /accounts                                                   401    201   404   201    403     201
 GET    /accounts                                                   401    200   200   200    200     200
@@ -106,6 +108,8 @@ method path                                                        owner teller 
 GET    /users/{user_id}                                            200   404    200     200
 PUT    /users/{user_id}                                            200   404    403     200
 DELETE /users/{user_id}                                            409   404    403     409
+GET    /users/{user_id}/export                                     200   404    403     200
+DELETE /users/{user_id}/personal-data                              409   404    403     409
 POST   /accounts                                                   201   404    403     201
 GET    /accounts/{account_id}                                      200   404    200     200
 PATCH  /accounts/{account_id}                                      403   404    403     200

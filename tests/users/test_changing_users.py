@@ -1,6 +1,7 @@
 """Who may change what of whom, and what a change ends."""
 
 import json
+import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def test_a_change_appends_its_event_and_its_audit_row(app: Flask, alice: Person,
     put(admin, alice.id, role="teller", status="frozen")
     events = rows(app, "SELECT * FROM events WHERE stream_id = :id ORDER BY version", id=alice.id)
     assert [(event.type, event.version) for event in events] == [("UserRegistered", 1), ("UserChanged", 2), ("UserChanged", 3)]
+    salts = [event.data.pop("salt") for event in events]
+    assert len({*salts}) == 3 and all(re.fullmatch("[0-9a-f]{32}", salt) for salt in salts)
     assert events[1].data == {
         "username": name, "email": f"{alice.username}@example.com", "role": "customer", "status": "active", "password": False
     }  # fmt: skip

@@ -1,0 +1,52 @@
+"""`/users/{id}/export` and `/users/{id}/personal-data`: what the bank holds of a person, and its end."""
+
+from functools import partial
+from uuid import UUID
+
+from flask import Response
+
+from bank.auth.guard import login_required, origin, principal, still_stands
+from bank.privacy import erasure, export
+from bank.users import service as users
+from bank.web import streaming
+from bank.web.api import Blueprint
+
+blp = Blueprint("privacy", __name__, url_prefix="/api/v1/users", description="What the bank holds of a person, and its end.")
+
+_LINE = (
+    '{"kind":"user","data":{"id":"019b2f6e-8a00-7000-8000-000000000001","username":"alice","email":"alice@example.org",'
+    '"role":"customer","status":"active","created_at":"2026-01-31T12:00:00.000000Z","updated_at":"2026-01-31T12:00:00.000000Z"}}\n'
+)
+
+
+@blp.route("/<uuid:user_id>/export", methods=["GET"])
+@login_required()
+@blp.response(200, {"type": "string"}, content_type=streaming.NDJSON, example=_LINE)
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(503, "As many streams are being read as may be, or a part that is needed is out of reach; try again.")
+def export_user(user_id: UUID) -> Response:
+    """Export all that the bank holds of a user
+
+    Oneself, or anybody as an admin. A line of JSON each, with `kind` (user, login, account, entry, transaction, schedule, act) and
+    `data`. An answer that breaks off without its last chunk is not complete.
+    """
+    caller = principal()
+    user = users.to_change(caller, str(user_id))
+    response = streaming.stream(streaming.ndjson(export.pages(user)), streaming.NDJSON, partial(still_stands, caller))
+    response.headers["Content-Disposition"] = f'attachment; filename="{user.id}.ndjson"'
+    return response
+
+
+@blp.route("/<uuid:user_id>/personal-data", methods=["DELETE"])
+@login_required()
+@blp.response(204)
+@blp.problem(404, "Not there, or not yours.")
+@blp.problem(409, "`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin.")
+def erase_user(user_id: UUID) -> Response:
+    """Erase what is personal of a user
+
+    Oneself, or anybody as an admin. Deletes the user first, if they are not yet. Name, email, logins with their addresses and the names of
+    accounts and schedules are gone for good; transactions stay with their texts, and so do entries and events. The name can be taken again.
+    """
+    erasure.erase(principal(), str(user_id), origin())
+    return Response(status=204)

@@ -245,7 +245,7 @@ class Config:
         "BANK_RATE_LIMIT_AUTH",
         "60 per minute",
         _rate,
-        "Logins and registrations an address may try; the throttle for one user comes on top.",
+        "Logins and registrations an address may try, and confirmations by password a user may; the throttle for wrong ones comes on top.",
     )
     trusted_proxies: int = _setting(
         "BANK_TRUSTED_PROXIES",

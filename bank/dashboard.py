@@ -41,7 +41,7 @@ _USER = text(
     """
     SELECT u.id::text AS id, u.password_hash, u.role, u.status,
            EXISTS (SELECT FROM logins l WHERE l.user_id = u.id AND l.address = :address) AS known,
-           EXISTS (SELECT FROM second_factors f WHERE f.user_id = u.id AND f.confirmed_at IS NOT NULL) AS enrolled
+           (SELECT f.confirmed_at FROM second_factors f WHERE f.user_id = u.id) AS enrolled_at
     FROM users u WHERE lower(u.username) = lower(:username)
     """
 )
@@ -137,11 +137,13 @@ class Gate:
         address = request.remote_addr
         with reader() as session:
             user = session.execute(_USER, {"username": username, "address": address}).one_or_none()
-        enrolled = user is not None and user.enrolled
+        # By when it was: a code of another authenticator than the one of now is not remembered.
+        enrolled_at = user.enrolled_at if user is not None else None
+        enrolled = enrolled_at is not None
         admin = user is not None and user.role == Role.ADMIN and user.status == UserStatus.ACTIVE and (enrolled or not self._code_required)
         # The stored hash and the role are read at each request, so a new password or a demotion holds at once.
         hashed = user.password_hash if user is not None else None
-        digest = hmac.digest(self._key, json.dumps([username, password, hashed, enrolled]).encode(), sha256)
+        digest = hmac.digest(self._key, json.dumps([username, password, hashed, str(enrolled_at)]).encode(), sha256)
         if admin and self._right.get(digest, 0) > time.monotonic():
             return True
         counted = throttle.subjects(user.id if user else username.lower(), address, known=bool(user and user.known))

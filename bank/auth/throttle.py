@@ -15,13 +15,13 @@ counting starts anew.
 
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
 from math import ceil
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bank.errors import TooManyAttempts
+from bank.web.addresses import place
 
 # How many wrong passwords cost no wait. An address may be a whole office behind one router.
 FREE_FOR_ACCOUNT, FREE_FOR_ADDRESS = 5, 100
@@ -42,19 +42,10 @@ def subjects(name: str, address: str | None, *, known: bool) -> list[Subject]:
 
     `known` tells that the user has logged in from this address before.
     """
-    where = _place(address)
+    where = place(address)
     if known:
         return [Subject(_digest("pair", name, where), FREE_FOR_ACCOUNT)]
     return [Subject(_digest("account", name), FREE_FOR_ACCOUNT), Subject(_digest("address", where), FREE_FOR_ADDRESS)]
-
-
-def _place(address: str | None) -> str:
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
-        return "unknown"
-    # One customer of a provider has 2^64 addresses of IPv6 at least (RFC 6177).
-    return parsed.exploded[:19] if isinstance(parsed, IPv6Address) else str(parsed)
 
 
 def _digest(*parts: str) -> str:

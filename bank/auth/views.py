@@ -15,7 +15,7 @@ from bank.web.api import Blueprint
 from bank.web.body import json_response
 from bank.web.conditional import ETAG, resource
 from bank.web.examples import CODE
-from bank.web.limits import by_address
+from bank.web.limits import by_address, by_user
 
 blp = Blueprint("auth", __name__, url_prefix="/api/v1/auth", description="Who is asking: registration, logins, tokens.")
 
@@ -138,6 +138,7 @@ def get_totp() -> Response:
 
 
 @blp.route("/totp", methods=["POST"])
+@by_user
 @login_required(enrolling=True)
 @blp.arguments(schemas.BeginTotp, example={"password": "a tall ship and a star to steer by"})
 @blp.response(201, schemas.TotpSecret)
@@ -168,6 +169,7 @@ def confirm_totp(body: dict[str, Any]) -> Response:
 
 
 @blp.route("/totp/disable", methods=["POST"])
+@by_user
 @login_required()
 @blp.arguments(schemas.DisableTotp, example={"password": "a tall ship and a star to steer by", "code": CODE})
 @blp.response(204)

@@ -73,6 +73,18 @@ class UserChanged(Happened):
 
 
 @dataclass(frozen=True, slots=True)
+class PersonalDataErased(Happened):
+    """What is personal of a deleted user is gone. Stream: the user, who is called by their id from now on, and their accounts and
+    schedules by nothing.
+
+    `events` are the sealed events that it was taken from, [position, hash] each: SHA-256 of what is left of the data, as it is stored,
+    in hexadecimal digits.
+    """
+
+    events: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class AccountOpened(Happened):
     """An account came to be, empty. Stream: the account."""
 

@@ -1,102 +1,138 @@
-"""Erasing what is personal of a deleted user (GDPR, Article 17), so that the ledger stays whole.
+"""Erasing what is personal of a user (GDPR, Article 17), so that the ledger stays whole.
 
-Gone are the name, the email, the password and second factors, from where and with what the user logged in and acted, and what they called
-their accounts and schedules. What a bank has to keep stays (Article 17(3)(b)): entries, transactions with the texts that were sent to the
-other side, and who did what when, by the id of somebody who has no name any more.
+Gone are the name, the email, the password and second factors, the list of logins, and what the user called accounts, schedules and imports.
+What a bank has to keep stays (Article 17(3)(b) and (e)): entries, transactions with the texts that were sent to the other side, and who did
+what, when and from where, by the id of somebody who has no name any more.
 
-The log is written once, and sealed. An event of which something is erased keeps its place, and the hash that stood for its data in its
-leaf, so that the chain verifies as before (docs/decisions/0013).
+The log is written once, and sealed. An event of which something is erased keeps its place, and the hash that stood for its
+data in its leaf, so that the chain verifies as before (docs/decisions/0013).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from hashlib import sha256
 
-import orjson
 from redis.exceptions import RedisError
-from sqlalchemy import Row, text
+from sqlalchemy import func, text
 from sqlalchemy.orm import Session
 
+from bank.audit import service as audit
 from bank.auth.guard import Principal
 from bank.db import unit_of_work
-from bank.errors import Unavailable
-from bank.events.types import Origin
-from bank.followers import runner
+from bank.errors import Conflict, Unavailable
+from bank.events import store as events
+from bank.events.types import Origin, PersonalDataErased
 from bank.proof import leaves, sealer
 from bank.proof.models import ErasedEvent
+from bank.rebuild import shadow
 from bank.resilience.cache import cache
 from bank.users import service as users
+from bank.users.models import Role, User
 
 
-def erase(who: Principal, user_id: str, origin: Origin) -> None:
-    """Delete the user, if they are not yet, and erase what is personal of them; again, it changes nothing.
+def erase(who: Principal, user_id: str, password: str | None, origin: Origin) -> None:
+    """Delete the user, if they are not yet, and erase what is personal of them, in one unit of work. Again, it takes what was left.
 
-    Raises NotFound, Forbidden, and what `bank.users.service.delete` raises where they cannot be deleted.
+    Who asks for themselves confirms it by the current password. An account of theirs that is frozen is for an admin to
+    look at first, and what staff did for another admin.
+
+    Raises NotFound, Forbidden, Conflict, Unprocessable and TooManyAttempts (password), and what `bank.users.service.delete`
+    raises where they cannot be deleted.
     """
-    users.delete(who, user_id, origin)
-    # What is erased must be sealed or not, and not be just read by the sealer, which has its row locked while it seals.
-    runner.register(sealer.NAME)
+    known = users.to_change(who, user_id)
+    if who.id == user_id:
+        if known.role != Role.CUSTOMER:
+            raise Conflict("Staff are erased by another admin.")
+        users.confirm(known, password)
     with unit_of_work() as session:
-        session.execute(text("SELECT FROM followers WHERE name = :name FOR UPDATE"), {"name": sealer.NAME})
-        if not users.erase_names(session, user_id, origin):
-            return
-        account_ids = session.execute(_UNNAME_ACCOUNTS, {"user_id": user_id}).scalars().all()
-        session.execute(_UNNAME_SCHEDULES, {"user_id": user_id})
-        for statement in _ERASE:
-            session.execute(text(statement), {"user_id": user_id})
-        _erase_events(session, session.execute(_EVENTS, {"user_id": user_id}).all(), user_id)
+        sealer.hold(session)
+        user = users.locked_whole(session, user_id)
+        if who.id == user_id and session.execute(_FROZEN, {"user_id": user_id}).scalar_one():
+            raise Conflict("An account is frozen.")
+        users.close(session, user, origin)
+        account_ids = _erase(session, user, origin)
     # Where Redis is away, what it keeps is over within the minute.
     with suppress(RedisError, Unavailable):
         cache().renew("user", [user_id])
         cache().renew("account", account_ids)
 
 
-_UNNAME_ACCOUNTS = text("UPDATE accounts SET name = NULL WHERE user_id = CAST(:user_id AS uuid) AND name IS NOT NULL RETURNING id::text")
-_UNNAME_SCHEDULES = text("UPDATE schedules SET name = NULL WHERE from_user_id = CAST(:user_id AS uuid) AND name IS NOT NULL")
+_FROZEN = text(
+    """SELECT EXISTS (SELECT FROM accounts a JOIN balances b ON b.account_id = a.id
+                       WHERE a.user_id = CAST(:user_id AS uuid) AND b.status = 'frozen')"""
+)
 
 _THEIRS = """
-    SELECT CAST(:user_id AS uuid) AS id UNION ALL SELECT id FROM accounts WHERE user_id = CAST(:user_id AS uuid)
+    SELECT id FROM accounts WHERE user_id = CAST(:user_id AS uuid)
      UNION ALL SELECT id FROM schedules WHERE from_user_id = CAST(:user_id AS uuid)
 """
 
+_UNNAME_ACCOUNTS = text("UPDATE accounts SET name = NULL WHERE user_id = CAST(:user_id AS uuid) AND name IS NOT NULL RETURNING id::text")
+
 _ERASE = [
+    "UPDATE schedules SET name = NULL WHERE from_user_id = CAST(:user_id AS uuid) AND name IS NOT NULL",
     "DELETE FROM logins WHERE user_id = CAST(:user_id AS uuid)",
     "DELETE FROM second_factors WHERE user_id = CAST(:user_id AS uuid)",
     "DELETE FROM recovery_codes WHERE user_id = CAST(:user_id AS uuid)",
-    # Their answers hold names of schedules.
-    "DELETE FROM idempotency_keys WHERE user_id = CAST(:user_id AS uuid)",
+    # Answers that tell what schedules are called, whoever made these.
+    f"DELETE FROM idempotency_keys WHERE user_id = CAST(:user_id AS uuid) OR schedule_id IN ({_THEIRS})",
+    "UPDATE imports SET name = id::text WHERE owner_id = CAST(:user_id AS uuid)",
+    "UPDATE import_accounts SET name = account_id::text WHERE owner_id = CAST(:user_id AS uuid)",
     "UPDATE replayed_accounts SET name = NULL WHERE user_id = CAST(:user_id AS uuid) AND name IS NOT NULL",
-    # These only spare a replay its way from the beginning.
-    "DELETE FROM snapshots",
-    """UPDATE audit_logs SET address = NULL
-        WHERE address IS NOT NULL AND (actor_id = CAST(:user_id AS uuid)
-              OR actor_id IS NULL AND entity_type = 'user' AND entity_id = CAST(:user_id AS uuid))""",
-    f"""UPDATE audit_logs SET details = jsonb_set(details::jsonb, '{{name}}', 'null')
+    f"""UPDATE audit_logs SET details = jsonb_set(details::jsonb, '{{name}}', 'null', false)
          WHERE entity_type IN ('account', 'schedule') AND entity_id IN ({_THEIRS}) AND details->>'name' IS NOT NULL""",
 ]
 
+# These only spare a replay its way from the beginning. Locked, so that none is written that has the names still.
+_FORGET_SNAPSHOTS = ("LOCK TABLE snapshots IN SHARE ROW EXCLUSIVE MODE", "DELETE FROM snapshots")
+
 _EVENTS = text(
     f"""
-    SELECT {leaves.COLUMNS}, (SELECT b.secret FROM blocks b WHERE b.last >= position ORDER BY b.last LIMIT 1) AS secret
-      FROM events
-     WHERE stream_id IN ({_THEIRS})
-       AND type IN ('UserRegistered', 'UserChanged', 'AccountOpened', 'AccountChanged', 'ScheduleCreated', 'ScheduleChanged')
+    SELECT {leaves.COLUMNS}, (SELECT b.secret FROM blocks b WHERE b.last >= position ORDER BY b.last LIMIT 1) AS secret, remains
+      FROM events CROSS JOIN LATERAL (SELECT left_of_event(type, schema, stream_id, data)::text AS remains) l
+     WHERE (stream_id = CAST(:user_id AS uuid) OR stream_id IN ({_THEIRS})) AND remains::jsonb <> data::jsonb
      ORDER BY position
     """
 )
 
-_OVERWRITE = text("UPDATE events SET data = CAST(:data AS json) WHERE position = :position")
+_OVERWRITE = text("UPDATE events SET data = CAST(:remains AS json) WHERE position = :position")
 
 
-def _erase_events(session: Session, rows: Iterable[Row[Any]], user_id: str) -> None:
-    """Write over what is personal in these events; the trigger of the table knows what may be left."""
-    for row in rows:
-        data = orjson.loads(row.data)
-        # As the schema's trigger has it (migration 0012).
-        erased = {**users.erased_names(user_id), "salt": ""} if row.type.startswith("User") else {"name": None}
-        left = {**data, **{key: value for key, value in erased.items() if key in data}}
-        if left == data:
-            continue
-        if row.secret is not None:
-            session.add(ErasedEvent(position=row.position, commitment=leaves.leaf(tuple(row)[:-1], row.secret).data.commitment))
-        session.execute(_OVERWRITE, {"position": row.position, "data": orjson.dumps(left).decode()})
+def _erase(session: Session, user: User, origin: Origin) -> Sequence[str]:
+    """Erase what there is; the ids of the accounts that had a name."""
+    named, parameters = user.erased_at is None, {"user_id": user.id}
+    if named:
+        # The functions of the schema take their word from it.
+        user.erased_at, user.password_hash = func.now(), None
+        session.flush()
+    taken, of_accounts = _erase_events(session, user.id)
+    account_ids = session.execute(_UNNAME_ACCOUNTS, parameters).scalars().all()
+    for statement in _ERASE:
+        session.execute(text(statement), parameters)
+    if of_accounts:
+        for statement in _FORGET_SNAPSHOTS:
+            session.execute(text(statement))
+    if named or taken:
+        for name, value in users.erased_names(user.id).items():
+            setattr(user, name, value)
+        user.version += 1
+        user.updated_at = func.now()
+        session.flush()
+        events.append(session, user.id, user.version, PersonalDataErased(events=taken), origin)
+        audit.record(session, "user", user.id, "user.erased", origin)
+    shadow.drop_if_idle(session.connection())
+    return account_ids
+
+
+def _erase_events(session: Session, user_id: str) -> tuple[list[list[int | str]], bool]:
+    """Write what remains over events: of those that are sealed, position and hash of that, and whether any was about an account."""
+    taken: list[list[int | str]] = []
+    of_accounts = False
+    for *row, secret, remains in session.execute(_EVENTS, {"user_id": user_id}).all():
+        position = row[0]
+        if secret is not None:
+            session.add(ErasedEvent(position=position, commitment=leaves.leaf(row, secret).data.commitment))
+            taken.append([position, sha256(remains.encode()).hexdigest()])
+        session.execute(_OVERWRITE, {"position": position, "remains": remains})
+        of_accounts |= row[3].startswith("Account")
+    return taken, of_accounts

@@ -7,7 +7,9 @@ from sqlalchemy import Row, text
 
 from bank.accounts import service as accounts
 from bank.audit import service as audit
-from bank.db import reader
+from bank.db import reader, unit_of_work
+from bank.events import store as events
+from bank.events.types import Origin
 from bank.schedules import service as schedules
 from bank.transactions import store as transactions
 from bank.users import service as users
@@ -23,11 +25,18 @@ _LOGINS = text(
 )
 
 
+def note(user: User, origin: Origin) -> None:
+    """Write down that somebody else had all that is held of the user."""
+    with unit_of_work() as session:
+        audit.record(session, "user", user.id, "user.exported", origin)
+
+
 def pages(user: User) -> Pages:
     """What the bank holds of `user`, in pages of rows of `kind` and `data`, each page read for itself.
 
-    The kinds are user, login, account (each followed by its entries), entry, transaction, schedule, and act, which is a row of the
-    audit log; `data` is as the API shows it elsewhere. Passwords and second factors are never in it. What happens meanwhile may be or not.
+    The kinds are user, login, account (each followed by its entries), entry, transaction, schedule, act, which is a row of the audit log,
+    and event, which tells what the user was called before; `data` is as the API shows it elsewhere. Passwords and second factors
+    are never in it. What happens meanwhile may be in it or not.
     """
     yield [{"kind": "user", "data": users.present_user(user)}]
     for logins in _in_turn(lambda last: _logins(user.id, last), "id"):
@@ -42,7 +51,13 @@ def pages(user: User) -> Pages:
         for planned in _in_turn(lambda last, status=status: schedules.search(user.id, status, last, PAGE), "id"):  # type: ignore[misc]
             yield [{"kind": "schedule", "data": schedules.present(row)} for row in planned]
     for acts in audit.read_all({"actor_id": user.id}, None):
-        yield [{"kind": "act", "data": {**row._mapping, "created_at": timestamp(row.created_at)}} for row in acts]
+        yield [{"kind": "act", "data": _present_act(row)} for row in acts]
+    # What others did, or tried, to this user: from where is somebody else's, unless nobody knows who it was.
+    for acts in audit.read_all({"entity_type": "user", "entity_id": user.id}, None):
+        others = [row for row in acts if row.actor_id != user.id]
+        yield [{"kind": "act", "data": {**_present_act(row), **({"address": None} if row.actor_id else {})}} for row in others]
+    for changes in _in_turn(lambda last: _events(user.id, last), "position"):
+        yield [{"kind": "event", "data": {**row._mapping, "recorded_at": timestamp(row.recorded_at)}} for row in changes]
 
 
 def _in_turn(read: Callable[[Any], Sequence[Row[Any]]], key: str) -> Iterator[Sequence[Row[Any]]]:
@@ -68,9 +83,18 @@ def _transactions(user_id: str, before: int | None) -> Sequence[Row[Any]]:
         return transactions.history(session, transactions.HistoryQuery(limit=PAGE, user_id=user_id, before=before))
 
 
+def _events(user_id: str, after: int | None) -> Sequence[Row[Any]]:
+    with reader() as session:
+        return events.read(session, {"stream_id": user_id}, after or 0, PAGE)
+
+
 def _logins(user_id: str, before: str | None) -> Sequence[Row[Any]]:
     with reader() as session:
         return session.execute(_LOGINS, {"user_id": user_id, "before": before, "limit": PAGE + 1}).all()
+
+
+def _present_act(row: Row[Any]) -> dict[str, Any]:
+    return {**row._mapping, "created_at": timestamp(row.created_at)}
 
 
 def _present_login(row: Row[Any]) -> dict[str, Any]:

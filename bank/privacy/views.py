@@ -1,15 +1,17 @@
-"""`/users/{id}/export` and `/users/{id}/personal-data`: what the bank holds of a person, and its end."""
+"""`/users/{id}/export` and `/users/{id}/erasure`: what the bank holds of a person, and its end."""
 
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from flask import Response
 
 from bank.auth.guard import login_required, origin, principal, still_stands
-from bank.privacy import erasure, export
+from bank.privacy import erasure, export, schemas
 from bank.users import service as users
 from bank.web import streaming
 from bank.web.api import Blueprint
+from bank.web.limits import by_user
 
 blp = Blueprint("privacy", __name__, url_prefix="/api/v1/users", description="What the bank holds of a person, and its end.")
 
@@ -27,26 +29,37 @@ _LINE = (
 def export_user(user_id: UUID) -> Response:
     """Export all that the bank holds of a user
 
-    Oneself, or anybody as an admin. A line of JSON each, with `kind` (user, login, account, entry, transaction, schedule, act) and
+    Oneself, or anybody as an admin. A line of JSON each, with `kind` (user, login, account, entry, transaction, schedule, act,
+    event) and
     `data`. An answer that breaks off without its last chunk is not complete.
     """
     caller = principal()
     user = users.to_change(caller, str(user_id))
+    if caller.id != user.id:
+        export.note(user, origin())
     response = streaming.stream(streaming.ndjson(export.pages(user)), streaming.NDJSON, partial(still_stands, caller))
     response.headers["Content-Disposition"] = f'attachment; filename="{user.id}.ndjson"'
     return response
 
 
-@blp.route("/<uuid:user_id>/personal-data", methods=["DELETE"])
+@blp.route("/<uuid:user_id>/erasure", methods=["POST"])
+@by_user
 @login_required()
+@blp.arguments(schemas.Erase(), example={"current_password": "correct horse battery staple"})
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")
-@blp.problem(409, "`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: the last active admin.")
-def erase_user(user_id: UUID) -> Response:
+@blp.problem(
+    409,
+    "`balance_not_zero`: an account holds money, owes it or waits for some. `conflict`: oneself as staff, or with a frozen account; "
+    "the last active admin.",
+)
+@blp.problem(429, "Too many wrong current passwords.")
+def erase_user(body: dict[str, Any], user_id: UUID) -> Response:
     """Erase what is personal of a user
 
-    Oneself, or anybody as an admin. Deletes the user first, if they are not yet. Name, email, logins with their addresses and the names of
-    accounts and schedules are gone for good; transactions stay with their texts, and so do entries and events. The name can be taken again.
+    Oneself, with the current password, or anybody as an admin. Deletes the user first, if they are not yet. Name, email, logins and
+    the names of accounts and schedules are gone for good; transactions stay with their texts, and so do entries, events and the
+    audit log. The name can be taken again.
     """
-    erasure.erase(principal(), str(user_id), origin())
+    erasure.erase(principal(), str(user_id), body.get("current_password"), origin())
     return Response(status=204)

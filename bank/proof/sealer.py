@@ -24,6 +24,15 @@ BLOCK_EVENTS = 1_000
 _EVENTS = f"SELECT {leaves.COLUMNS} FROM events WHERE position > %s AND position <= %s ORDER BY position LIMIT {BLOCK_EVENTS}"
 
 
+# Any number; it is this lock's name.
+_LOCK = 0x7365616C
+
+
+def hold(session: Session) -> None:
+    """Until the caller's unit of work ends, nothing else is sealed: who reads an event to seal it and who erases of it take turns."""
+    session.connection().exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+
+
 class ChainBroken(RuntimeError):
     """The chain in the database is not the one that was sealed. Nothing is sealed on top of it."""
 
@@ -45,6 +54,7 @@ class Sealer:
 
     def take(self, session: Session, after: int, last: int) -> int:
         """Seal the next block of events up to position `last`, and return where it ends. Raises ChainBroken."""
+        hold(session)
         before = self._checked_head(session)
         # Not `after`: where only positions that were never used lie between, no block was made of them.
         begin = before.last if before else 0

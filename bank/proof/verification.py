@@ -203,24 +203,22 @@ def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]],
             faults.add(f"Block {block.number}: {gone} sealed {'event is' if gone == 1 else 'events are'} gone, {where}.")
 
 
-_ERASED_OF_NOBODY = text(
-    """
-    SELECT x.position FROM erased_events x LEFT JOIN events e USING (position)
-     WHERE x.position <= :last AND NOT EXISTS (
-        SELECT FROM users u WHERE u.erased_at IS NOT NULL AND u.id IN (
-            e.stream_id,
-            (SELECT a.user_id FROM accounts a WHERE a.id = e.stream_id),
-            (SELECT s.from_user_id FROM schedules s WHERE s.id = e.stream_id)))
-     ORDER BY x.position
-    """
+_ERASURES = text("SELECT data FROM events WHERE type = 'PersonalDataErased'")
+_LEFT = text(
+    "SELECT x.position, e.data::text FROM erased_events x LEFT JOIN events e USING (position) WHERE x.position <= :last ORDER BY 1"
 )
 
 
 def _check_erased(session: Session, last: int, faults: Faults) -> int:
-    """Something may be erased of an event of an erased user alone. How many events that was done to."""
-    for position in session.execute(_ERASED_OF_NOBODY, {"last": last}).scalars():
-        faults.add(f"Event {position} is told to be erased, and is of nobody who was.")
-    erased: int = session.execute(text("SELECT count(*) FROM erased_events WHERE position <= :last"), {"last": last}).scalar_one()
+    """Hold what is left of erased events against the events that tell of their erasure. How many there are."""
+    told = {position: left for data in session.execute(_ERASURES).scalars() for position, left in data["events"]}
+    erased = 0
+    for position, data in session.execute(_LEFT, {"last": last}):
+        erased += 1
+        if position not in told:
+            faults.add(f"Event {position} is kept as erased, and no erasure tells of it.")
+        elif data is not None and sha256(data.encode()).hexdigest() != told[position]:
+            faults.add(f"Event {position} is not what its erasure left of it.")
     return erased
 
 

@@ -12,7 +12,7 @@ from bank.rebuild.projections import SHADOW, TABLES
 _TOLD = 10
 
 # Never was in an event. That a run needs no further look is found out from its transaction, and no event.
-_NOT_COMPARED = {"users": ("password_hash", "erased_at"), "schedule_runs": ("look_at",)}
+_NOT_COMPARED = {"users": ("password_hash",), "schedule_runs": ("look_at",)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def _of(event_type: str, statement: str, *, newest: bool = False) -> str:
 READ = {
     "UserRegistered": 2,
     "UserChanged": 2,
+    "PersonalDataErased": 1,
     "AccountOpened": 1,
     "AccountChanged": 1,
     "BatchSubmitted": 1,
@@ -287,6 +288,24 @@ STATEMENTS = [
                   starts_at timestamptz, month_end text, ends_at timestamptz, misfire text, retry_attempts smallint,
                   retry_delay_seconds int, next_run_at timestamptz)
          WHERE s.id = n.stream_id
+        """,
+        newest=True,
+    ),
+    # What was filled in before has the names still.
+    _of(
+        "PersonalDataErased",
+        f"""
+        , named AS (
+            UPDATE {SHADOW}.accounts a SET name = NULL FROM newest n WHERE a.user_id = n.stream_id
+        ), planned AS (
+            UPDATE {SHADOW}.schedules s SET name = NULL FROM newest n WHERE s.from_user_id = n.stream_id
+        ), first AS (
+            SELECT stream_id, min(recorded_at) AS erased_at FROM event GROUP BY 1
+        )
+        UPDATE {SHADOW}.users u
+           SET username = '_erased-' || u.id, email = u.id || '@erased', version = n.version, updated_at = n.recorded_at,
+               erased_at = COALESCE(u.erased_at, first.erased_at)
+          FROM newest n JOIN first USING (stream_id) WHERE u.id = n.stream_id
         """,
         newest=True,
     ),

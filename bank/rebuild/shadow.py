@@ -93,6 +93,12 @@ def prepare() -> int:
     return 0
 
 
+def drop_if_idle(connection: Connection) -> None:
+    """Throw the shadow away if no rebuild is at work on it, in the caller's transaction. One that is takes in what happens meanwhile."""
+    if connection.exec_driver_sql("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).scalar_one():
+        drop(connection)
+
+
 def drop(connection: Connection) -> None:
     """Throw the shadow away."""
     connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {SHADOW} CASCADE")

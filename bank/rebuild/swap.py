@@ -150,15 +150,15 @@ _RUNS_THAT_ARE_OVER = f"""
 
 # A user that no event tells of is left alone: the comparison names it.
 _USERS = (
-    f"""INSERT INTO users (id, username, email, role, status, version, created_at, updated_at)
-        SELECT id, username, email, role, status, version, created_at, updated_at FROM {SHADOW}.users
+    f"""INSERT INTO users (id, username, email, role, status, version, created_at, updated_at, erased_at)
+        SELECT id, username, email, role, status, version, created_at, updated_at, erased_at FROM {SHADOW}.users
         ON CONFLICT (id) DO NOTHING""",
     f"""UPDATE users u
            SET username = s.username, email = s.email, role = s.role, status = s.status, version = s.version,
-               created_at = s.created_at, updated_at = s.updated_at
+               created_at = s.created_at, updated_at = s.updated_at, erased_at = s.erased_at
           FROM {SHADOW}.users s
-         WHERE s.id = u.id AND (u.username, u.email, u.role, u.status, u.version, u.created_at, u.updated_at)
-               IS DISTINCT FROM (s.username, s.email, s.role, s.status, s.version, s.created_at, s.updated_at)""",
+         WHERE s.id = u.id AND (u.username, u.email, u.role, u.status, u.version, u.created_at, u.updated_at, u.erased_at)
+               IS DISTINCT FROM (s.username, s.email, s.role, s.status, s.version, s.created_at, s.updated_at, s.erased_at)""",
 )
 
 

@@ -117,9 +117,12 @@ def _newest(goal: Goal) -> _Reading | None:
             end = found.position - 1
 
 
+# None that may hold what was erased since: an erasure locks the table against this, and empties it.
 _KEEP = text(
     """
-    INSERT INTO snapshots (position, code, recorded_until, state) VALUES (:position, :code, :recorded_until, :state)
+    INSERT INTO snapshots (position, code, recorded_until, state)
+    SELECT :position, :code, :recorded_until, :state
+     WHERE NOT EXISTS (SELECT FROM events WHERE type = 'PersonalDataErased' AND position > :position)
     ON CONFLICT (position, code) DO UPDATE
        SET recorded_until = excluded.recorded_until, state = excluded.state, created_at = excluded.created_at
     """

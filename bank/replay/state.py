@@ -22,6 +22,7 @@ from bank.events.types import (
     HoldCaptured,
     HoldExpired,
     HoldVoided,
+    PersonalDataErased,
     TransactionApproved,
     TransactionCompleted,
     TransactionFailed,
@@ -163,6 +164,11 @@ class State:
                     self.voided += event.captured_amount == 0
             case UserRegistered():
                 self.users += 1
+            case PersonalDataErased():
+                # What a snapshot from before it tells.
+                for account in self.accounts.values():
+                    if account.user_id == stream_id:
+                        account.name = None
             case AccountOpened():
                 exponent(event.currency)
                 limit = 0 if event.kind == "customer" else None

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from bank.audit import service as audit
 from bank.db import reader, unit_of_work
-from bank.errors import NotFound, ScheduleOver, Unprocessable
+from bank.errors import Conflict, NotFound, ScheduleOver, Unprocessable
 from bank.events import store as events
 from bank.events.types import Origin, ScheduleChanged, ScheduleCreated
 from bank.money import InvalidMoney, format_amount, parse_amount
@@ -113,7 +113,11 @@ def create_many(session: Session, wanted: Sequence[Wanted], now: datetime, origi
 
 
 def _insert(session: Session, made: Sequence[tuple[str, Wanted]], now: datetime, origin: Origin) -> None:
-    store.create(session.connection(), [(schedule_id, _created(each, now, origin)) for schedule_id, each in made], origin)
+    created = [(schedule_id, _created(each, now, origin)) for schedule_id, each in made]
+    # Who came past the guard before their user was deleted, and here after it, would leave behind what runs for nobody.
+    if not store.are_there(session, {event.from_user_id for _, event in created}):
+        raise Conflict("The user whose account pays was deleted.")
+    store.create(session.connection(), created, origin)
 
 
 def _created(wanted: Wanted, now: datetime, origin: Origin) -> ScheduleCreated:
@@ -236,8 +240,20 @@ def delete(schedule_id: str, owner_id: str | None, origin: Origin) -> None:
     with unit_of_work() as session:
         row = _locked(session, schedule_id, owner_id)
         if row.status != ScheduleStatus.DELETED:
-            was = _state(row)
-            _write(session, row, was, {**was, "status": ScheduleStatus.DELETED.value, "next_run_at": None}, "schedule.deleted", origin)
+            _delete(session, row, origin)
+
+
+def delete_all_of(session: Session, user_id: str, origin: Origin) -> None:
+    """Let nothing of a user's ever run again, in the caller's unit of work, which holds the user's row locked."""
+    for schedule_id in store.ids_of(session, user_id):
+        row = _found(store.get(session, schedule_id, user_id, lock=True))
+        if row.status != ScheduleStatus.DELETED:
+            _delete(session, row, origin)
+
+
+def _delete(session: Session, row: Row[Any], origin: Origin) -> None:
+    was = _state(row)
+    _write(session, row, was, {**was, "status": ScheduleStatus.DELETED.value, "next_run_at": None}, "schedule.deleted", origin)
 
 
 def _locked(session: Session, schedule_id: str, owner_id: str | None) -> Row[Any]:

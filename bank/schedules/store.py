@@ -1,6 +1,6 @@
 """The SQL of schedules: taking them in, reading them, and running all that are due in sets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -110,6 +110,18 @@ def get(session: Session, schedule_id: str, owner_id: str | None, *, lock: bool 
          {"FOR NO KEY UPDATE" if lock else ""}
     """
     return session.execute(text(statement), {"id": schedule_id, "owner": owner_id}).one_or_none()
+
+
+def ids_of(session: Session, user_id: str) -> Sequence[str]:
+    """Every schedule by which a user pays, in the order in which they are locked."""
+    query = text("SELECT id::text FROM schedules WHERE from_user_id = CAST(:user_id AS uuid) ORDER BY id")
+    return session.execute(query, {"user_id": user_id}).scalars().all()
+
+
+def are_there(session: Session, user_ids: Collection[str]) -> bool:
+    """Whether none of these users is deleted, which cannot change before the unit of work ends."""
+    query = text("SELECT status FROM users WHERE id = ANY(CAST(:user_ids AS uuid[])) ORDER BY id FOR KEY SHARE")
+    return "deleted" not in session.execute(query, {"user_ids": list(user_ids)}).scalars().all()
 
 
 def search(

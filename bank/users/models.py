@@ -42,7 +42,7 @@ class User(Base):
     version: Mapped[int] = mapped_column(Integer, default=1)
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
-    # When what is personal of a deleted user was erased (`bank.privacy.erasure`). The triggers of the log ask for it.
+    # When what is personal of a deleted user was first erased (`bank.privacy.erasure`). The triggers of the log ask for it.
     erased_at: Mapped[datetime | None] = mapped_column(Instant)
 
     __table_args__ = (

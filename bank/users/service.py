@@ -22,6 +22,7 @@ from bank.db import reader, unit_of_work
 from bank.errors import AlreadyTaken, Conflict, Forbidden, NotFound, Unprocessable
 from bank.events import store as events
 from bank.events.types import Origin, UserChanged, UserRegistered
+from bank.schedules import service as schedules
 from bank.users.models import Role, User, UserStatus
 from bank.web.conditional import check_if_match
 from bank.web.context import new_id
@@ -168,7 +169,7 @@ def change(who: Principal, user_id: str, changes: dict[str, Any], origin: Origin
 
 
 def delete(who: Principal, user_id: str, origin: Origin) -> None:
-    """Close the user's accounts and let them never log in again; what happened stays readable.
+    """Close the user's accounts, delete their schedules and let them never log in again; what happened stays readable.
 
     Deleting a deleted user changes nothing. Raises NotFound, Forbidden, PreconditionFailed,
     BalanceNotZero while an account holds money, owes it or waits for some, and Conflict for the
@@ -176,32 +177,36 @@ def delete(who: Principal, user_id: str, origin: Origin) -> None:
     """
     to_change(who, user_id)
     with unit_of_work() as session:
-        # The whole row: whoever just submits a transaction of this user's is finished first, and
-        # then found by the check for pending ones.
-        user = _locked(session, user_id, whole=True)
+        user = locked_whole(session, user_id)
         check_if_match(etag(user))
-        if user.status == UserStatus.DELETED:
-            return
-        accounts.close_all_of(session, user_id, origin)
-        auth.end_all_of(session, user_id, "user_deleted")
-        was = _state(user)
-        _write(session, user, was, replace(was, status=UserStatus.DELETED), origin, "user.deleted")
+        close(session, user, origin)
+
+
+def locked_whole(session: Session, user_id: str) -> User:
+    """The user's row, locked so that whoever just submits something for them is finished first, or finds them changed."""
+    return _locked(session, user_id, whole=True)
+
+
+def close(session: Session, user: User, origin: Origin) -> None:
+    """Delete a user whose whole row is locked, in the caller's unit of work, if they are not deleted yet. Raises as `delete` does."""
+    if user.status == UserStatus.DELETED:
+        return
+    # Whatever was submitted is found by the check for pending ones.
+    accounts.close_all_of(session, user.id, origin)
+    schedules.delete_all_of(session, user.id, origin)
+    auth.end_all_of(session, user.id, "user_deleted")
+    was = _state(user)
+    _write(session, user, was, replace(was, status=UserStatus.DELETED), origin, "user.deleted")
 
 
 def erased_names(user_id: str) -> dict[str, str]:
-    """What a user is called whose name is erased. Nobody can register either, so that nobody is in the way."""
+    """What a user is called who was erased. Nobody can register either, so that nobody is in the way."""
     return {"username": f"_erased-{user_id}", "email": f"{user_id}@erased"}
 
 
-def erase_names(session: Session, user_id: str, origin: Origin) -> bool:
-    """Take name, email and password from a deleted user, in the caller's unit of work; whether they had them still."""
-    user = _locked(session, user_id, whole=True)
-    if user.erased_at is not None:
-        return False
-    user.erased_at, user.password_hash = func.now(), None
-    was, names = _state(user), erased_names(user_id)
-    _write(session, user, was, replace(was, username=names["username"], email=names["email"]), origin, "user.erased")
-    return True
+def confirm(user: User, password: str | None) -> None:
+    """Make sure that the user asks for this themselves. Raises Unprocessable and TooManyAttempts, as for a change of the password."""
+    _confirm(user, password, throttle.subjects(user.id, None, known=True))
 
 
 def to_change(who: Principal, user_id: str) -> User:
@@ -219,7 +224,7 @@ def _check_password(password: str, username: str, email: str) -> None:
 
 def _confirm(user: User, password: str | None, guesses: list[throttle.Subject]) -> None:
     if password is None:
-        raise Unprocessable.at("/current_password", "Is required to set a new password.")
+        raise Unprocessable.at("/current_password", "Is required.")
     auth.confirm_password(user.password_hash, password, guesses, "/current_password")
 
 

@@ -14,6 +14,7 @@ from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint
 from bank.web.conditional import ETAG, IF_MATCH, resource
+from bank.web.limits import by_user
 
 blp = Blueprint("users", __name__, url_prefix="/api/v1/users", description="Customers and staff.")
 
@@ -47,6 +48,7 @@ def get_user(user_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:user_id>", methods=["PUT"])
+@by_user
 @login_required()
 @blp.arguments(schemas.ChangeUser, example={"email": "alice@example.org"})
 @blp.doc(parameters=[IF_MATCH])
@@ -73,7 +75,7 @@ def change_user(body: dict[str, Any], user_id: UUID) -> Response:
 def delete_user(user_id: UUID) -> Response:
     """Delete oneself, or anybody as an admin
 
-    Closes the user's accounts, ends every login, and keeps the history. The name is not given out again.
+    Closes the user's accounts, deletes their schedules, ends every login, and keeps the history. The name is not given out again.
     """
     service.delete(principal(), str(user_id), origin())
     return Response(status=204)

@@ -4,18 +4,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 from redis.exceptions import RedisError
 
 from bank.config import Config
+from bank.web.addresses import place
 
 
 def _caller() -> str:
     """The user where a good token says who it is, else the address: a made-up token is no new caller."""
     identify: Callable[[], str | None] = current_app.extensions["rate_limit_user"]
-    return identify() or get_remote_address()
+    return identify() or _place()
+
+
+def _place() -> str:
+    return place(request.remote_addr)
 
 
 def _default() -> str:
@@ -32,8 +36,9 @@ def _guesses() -> str:
     return config.rate_limit_auth
 
 
-# Hashing a password is the dearest thing that a stranger can ask for.
-by_address = limiter.shared_limit(_guesses, scope="guesses", key_func=get_remote_address)
+# Hashing a password is the dearest thing that anybody can ask for: a stranger, and who is logged in and confirms something by it.
+by_address = limiter.shared_limit(_guesses, scope="guesses", key_func=_place)
+by_user = limiter.shared_limit(_guesses, scope="confirmations", key_func=_caller)
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -14,24 +14,32 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-# What may be written over an event is what an erasure leaves of it, and only where its user was erased.
+# What an erasure leaves of the data of an event. NULL where there is nothing to erase in such an event, or its user was not erased.
+LEFT_OF_EVENT = """
+CREATE OR REPLACE FUNCTION left_of_event(type text, schema smallint, stream_id uuid, data json) RETURNS jsonb STABLE LANGUAGE sql AS $$
+    SELECT left_of_event.data::jsonb
+           || jsonb_build_object('username', '_erased-' || id, 'email', id || '@erased')
+           || CASE WHEN left_of_event.schema > 1 THEN '{"salt": ""}'::jsonb ELSE '{}' END
+      FROM users
+     WHERE left_of_event.type IN ('UserRegistered', 'UserChanged') AND id = left_of_event.stream_id AND erased_at IS NOT NULL
+     UNION ALL
+    SELECT left_of_event.data::jsonb || '{"name": null}'
+      FROM accounts a JOIN users u ON u.id = a.user_id
+     WHERE left_of_event.type IN ('AccountOpened', 'AccountChanged') AND a.id = left_of_event.stream_id AND u.erased_at IS NOT NULL
+     UNION ALL
+    SELECT left_of_event.data::jsonb || '{"name": null}'
+      FROM schedules s JOIN users u ON u.id = s.from_user_id
+     WHERE left_of_event.type IN ('ScheduleCreated', 'ScheduleChanged') AND s.id = left_of_event.stream_id AND u.erased_at IS NOT NULL
+$$
+"""
+
+# Compared as text: to jsonb, a key that is there twice is there once.
 REFUSE_CHANGE_OF_EVENT = """
 CREATE OR REPLACE FUNCTION refuse_change_of_event() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    erased jsonb;
 BEGIN
-    IF OLD.type IN ('UserRegistered', 'UserChanged') THEN
-        SELECT jsonb_build_object('username', '_erased-' || id, 'email', id || '@erased')
-               || CASE WHEN OLD.schema > 1 THEN '{"salt": ""}'::jsonb ELSE '{}' END
-          INTO erased FROM users WHERE id = OLD.stream_id AND erased_at IS NOT NULL;
-    ELSIF OLD.type IN ('AccountOpened', 'AccountChanged') THEN
-        SELECT '{"name": null}' INTO erased
-          FROM accounts a JOIN users u ON u.id = a.user_id WHERE a.id = OLD.stream_id AND u.erased_at IS NOT NULL;
-    ELSIF OLD.type IN ('ScheduleCreated', 'ScheduleChanged') THEN
-        SELECT '{"name": null}' INTO erased
-          FROM schedules s JOIN users u ON u.id = s.from_user_id WHERE s.id = OLD.stream_id AND u.erased_at IS NOT NULL;
-    END IF;
-    IF erased IS NULL OR to_jsonb(NEW) <> to_jsonb(OLD) || jsonb_build_object('data', OLD.data::jsonb || erased) THEN
+    IF to_jsonb(NEW) - 'data' <> to_jsonb(OLD) - 'data'
+       OR NEW.data::text IS DISTINCT FROM left_of_event(OLD.type, OLD.schema, OLD.stream_id, OLD.data)::text
+    THEN
         RAISE EXCEPTION 'events is append-only: UPDATE is refused' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;
@@ -39,21 +47,16 @@ END
 $$
 """
 
-# Of an act of an erased user, or on what was theirs, the address and the name that was given may go.
+# Who did what, and from where, stays. What somebody called an account or a schedule may go.
 REFUSE_CHANGE_OF_AUDIT_LOG = """
 CREATE OR REPLACE FUNCTION refuse_change_of_audit_log() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    erased jsonb := jsonb_build_object('address', NEW.address, 'details', OLD.details::jsonb);
 BEGIN
-    IF jsonb_typeof(NEW.details::jsonb -> 'name') = 'null' THEN
-        erased := jsonb_set(erased, '{details,name}', 'null', false);
-    END IF;
-    IF NEW.address IS NOT NULL AND NEW.address IS DISTINCT FROM OLD.address OR to_jsonb(NEW) <> to_jsonb(OLD) || erased OR NOT EXISTS (
-        SELECT FROM users u WHERE u.erased_at IS NOT NULL AND u.id IN (
-            OLD.actor_id,
-            OLD.entity_id,
-            (SELECT a.user_id FROM accounts a WHERE a.id = OLD.entity_id),
-            (SELECT s.from_user_id FROM schedules s WHERE s.id = OLD.entity_id)))
+    IF to_jsonb(NEW) - 'details' <> to_jsonb(OLD) - 'details'
+       OR NEW.details::text IS DISTINCT FROM jsonb_set(OLD.details::jsonb, '{name}', 'null', false)::text
+       OR NOT EXISTS (
+            SELECT FROM users u WHERE u.erased_at IS NOT NULL AND u.id = CASE OLD.entity_type
+                WHEN 'account' THEN (SELECT a.user_id FROM accounts a WHERE a.id = OLD.entity_id)
+                WHEN 'schedule' THEN (SELECT s.from_user_id FROM schedules s WHERE s.id = OLD.entity_id) END)
     THEN
         RAISE EXCEPTION 'audit_logs is append-only: UPDATE is refused' USING ERRCODE = 'restrict_violation';
     END IF;
@@ -79,8 +82,8 @@ def upgrade() -> None:
             "CREATE OR REPLACE TRIGGER erased_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON erased_events "
             "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
         )
-        op.execute(REFUSE_CHANGE_OF_EVENT)
-        op.execute(REFUSE_CHANGE_OF_AUDIT_LOG)
+        for function in (LEFT_OF_EVENT, REFUSE_CHANGE_OF_EVENT, REFUSE_CHANGE_OF_AUDIT_LOG):
+            op.execute(function)
         for table, function in (("events", "refuse_change_of_event"), ("audit_logs", "refuse_change_of_audit_log")):
             # The new one first, so that there is no moment without.
             op.execute(f"CREATE OR REPLACE TRIGGER {table}_erased_only BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()")
@@ -101,5 +104,6 @@ def downgrade() -> None:
         )
         op.execute(f"DROP TRIGGER {table}_erased_only ON {table}")
         op.execute(f"DROP FUNCTION {function}()")
+    op.execute("DROP FUNCTION left_of_event(text, smallint, uuid, json)")
     op.drop_table("erased_events")
     op.drop_column("users", "erased_at")

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 from bank.auth import passwords, throttle
 from bank.db import reader, unit_of_work
 from bank.errors import TooManyAttempts
+from bank.web.addresses import place
 from tests.auth.conftest import LogIn
 from tests.conftest import PASSWORD, Person
 
@@ -220,3 +221,10 @@ def test_addresses_are_counted_by_what_one_customer_has() -> None:
     assert key("2001:db8:1:2::3") == key("2001:db8:1:2:ffff::") != key("2001:db8:1:3::3")
     assert key("192.0.2.1") != key("192.0.2.2")
     assert key(None) == key("no address")
+
+
+def test_a_place_is_what_one_customer_of_a_provider_has() -> None:
+    assert place("192.0.2.1") == place("::ffff:192.0.2.1") == "192.0.2.1"
+    assert place("::ffff:192.0.2.2") != place("::ffff:192.0.2.1")
+    assert place("2001:db8:1:2::1") == place("2001:db8:1:2:ffff::9") != place("2001:db8:1:3::1")
+    assert place(None) == place("a socket") == "unknown"

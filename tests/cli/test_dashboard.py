@@ -134,6 +134,10 @@ def test_who_has_a_second_factor_writes_its_code_behind_the_password(browser: Fl
     assert admin.post("/auth/totp/disable", both).status_code == 204
     assert browser.get("/rq/", headers=good).status_code == 401
     assert browser.get("/rq/", headers=basic(admin.username)).status_code == 200
+    # Nor is a code of the authenticator before remembered for the next one.
+    other = admin.post("/auth/totp", {"password": PASSWORD}).json["secret"]
+    assert admin.post("/auth/totp/confirm", {"code": pyotp.TOTP(other).now()}).status_code == 200
+    assert browser.get("/rq/", headers=good).status_code == 401
 
 
 def test_where_administrators_must_have_a_second_factor_the_password_is_not_enough(config: Config, admin: Person) -> None:

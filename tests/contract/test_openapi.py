@@ -167,8 +167,8 @@ def test_answers_are_what_the_document_says(app, document, stage, person, post_a
     check(admin.get(f"/users/{alice.id}"), "GET", f"{api}/users/{{user_id}}", 200)
     check(alice.get(f"/users/{alice.id}/export"), "GET", f"{api}/users/{{user_id}}/export", 200)
     leaving = person("leaving")
-    erasing = leaving.request("DELETE", f"/users/{leaving.id}/personal-data")
-    check(erasing, "DELETE", f"{api}/users/{{user_id}}/personal-data", 204)
+    erasing = leaving.post(f"/users/{leaving.id}/erasure", {"current_password": PASSWORD})
+    check(erasing, "POST", f"{api}/users/{{user_id}}/erasure", 204)
     opened = alice.post("/accounts", {"currency": "EUR", "name": "Trips"})
     check(opened, "POST", f"{api}/accounts", 201)
     euros = opened.json["id"]

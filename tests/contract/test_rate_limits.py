@@ -1,6 +1,7 @@
 """Rate limits: who is counted, and what an answer says of them."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from bank import create_app
 from bank.config import Config
 from bank.processing.queue import redis
 from bank.web.limits import limiter
-from tests.conftest import Person
+from tests.conftest import PASSWORD, Person
 
 
 @pytest.fixture
@@ -35,6 +36,26 @@ def test_a_user_is_limited_wherever_they_ask_from(limited: Flask, alice: Person,
 def test_made_up_tokens_do_not_make_new_callers(limited: Flask) -> None:
     answers = [get(limited, f"made.up.{number}", "198.51.100.7")[0] for number in range(7)]
     assert answers == [401] * 5 + [429] * 2
+
+
+def test_a_network_of_ipv6_is_one_caller(limited: Flask) -> None:
+    answers = [get(limited, f"made.up.{number}", f"2001:db8:7:7::{number}")[0] for number in range(7)]
+    assert answers == [401] * 5 + [429] * 2
+    assert get(limited, "made.up", "2001:db8:7:8::1")[0] == 401
+
+
+def test_who_is_logged_in_has_passwords_hashed_so_often_only(
+    app: Flask, config: Config, person: Callable[..., Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limiter, "enabled", True)
+    limited = create_app(replace(config, rate_limit_enabled=True, rate_limit_auth="2 per hour"))
+    dora = replace(person("dora"), client=limited.test_client())
+    answers = [dora.post("/auth/totp", {"password": PASSWORD}), dora.request("PUT", f"/users/{dora.id}", json={"email": "d@example.org"})]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    for path, body in (("/auth/totp", {}), ("/auth/totp/disable", {}), (f"/users/{dora.id}/erasure", {})):
+        assert dora.post(path, body).status_code == 429
+    assert dora.request("PUT", f"/users/{dora.id}", json={}).status_code == 429
+    assert dora.get("/auth/me").status_code == 200
 
 
 def test_the_limit_is_told_in_headers_and_as_a_problem(limited: Flask, carol: Person) -> None:

@@ -1,17 +1,24 @@
 """Nothing of a person is left, and the ledger is whole."""
 
 import threading
+import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from sqlalchemy import text
+from werkzeug.test import TestResponse
 
 from bank.db import unit_of_work
 from bank.proof import sealer
+from bank.rebuild import shadow
+from bank.replay import run
+from bank.replay.state import State
+from bank.schedules import service as schedules
 from tests.conftest import PASSWORD, Person
 from tests.privacy.conftest import House
 from tests.processes import query, wait_until
-from tests.proof.conftest import KEY
+from tests.proof.conftest import KEY, last_position
 
 ADDRESS = "192.0.2.77"
 AGENT = "Ada's own browser"
@@ -49,20 +56,34 @@ def live(house: House) -> Life:
     assert made.status_code == 201
     assert ada.patch(f"/schedules/{made.json['id']}", {"name": "Ada's door"}).status_code == 200
     house.post()
-    words = [ada.username, "ada.l@example.org", "nest egg", "roof of Ada", "Ada''s", ADDRESS]
+    words = [ada.username, "ada.l@example.org", "nest egg", "roof of Ada", "Ada's", AGENT]
     return Life(ada, bob, account, words)
 
 
+def erase(house: House, who: Person) -> TestResponse:
+    """By the admin."""
+    return house.admin.post(f"/users/{who.id}/erasure", {})
+
+
 def found(house: House, words: list[str]) -> list[tuple[str, str]]:
-    """Where any of these is still in the database: the table and the word."""
-    tables = [name for (name,) in query(house.environ, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-    assert {"users", "events", "audit_logs", "logins", "blocks", "idempotency_keys"} <= {*tables}
-    return [
-        (table, word)
-        for table in tables
-        for word in words
-        if query(house.environ, f"SELECT 1 FROM {table} t WHERE strpos(t::text, '{word}') > 0 LIMIT 1")
-    ]
+    """Where any of these is still in the database, in any schema and in bytes too: the table and the word."""
+    tables = query(house.environ, "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('public', 'rebuild')")
+    held = []
+    for (table,) in tables:
+        for row in query(house.environ, f"SELECT * FROM {table}"):
+            text = str(
+                [
+                    zlib.decompress(bytes(value))
+                    if table == "public.snapshots" and isinstance(value, memoryview)
+                    else bytes(value)
+                    if isinstance(value, memoryview)
+                    else value
+                    for value in row
+                ]
+            )
+            held += [(table, word) for word in words if word in text or repr(word)[1:-1] in text]
+    assert {"public.users", "public.events", "public.audit_logs", "public.idempotency_keys"} <= {table for (table,) in tables}
+    return held
 
 
 def test_what_is_personal_is_gone_everywhere_and_the_ledger_is_whole(house: House) -> None:
@@ -70,7 +91,7 @@ def test_what_is_personal_is_gone_everywhere_and_the_ledger_is_whole(house: Hous
     assert {word for _, word in found(house, life.words)} == {*life.words}
     entries = query(house.environ, "SELECT * FROM entries ORDER BY account_id, version")
     transactions = query(house.environ, "SELECT * FROM transactions ORDER BY seq")
-    answer = life.ada.request("DELETE", f"/users/{life.ada.id}/personal-data", environ_base={"REMOTE_ADDR": ADDRESS})
+    answer = life.ada.post(f"/users/{life.ada.id}/erasure", {"current_password": PASSWORD}, environ_base={"REMOTE_ADDR": ADDRESS})
     assert (answer.status_code, answer.data) == (204, b"")
 
     assert found(house, life.words) == []
@@ -100,7 +121,7 @@ def test_who_did_what_stays(house: House) -> None:
     acts = "SELECT action, entity_id::text FROM audit_logs WHERE actor_id = CAST(%s AS uuid) ORDER BY id"
     ada.open_account()
     before = query(house.environ, acts, ada.id)
-    assert house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code == 204
+    assert erase(house, ada).status_code == 204
     assert query(house.environ, acts, ada.id) == before
     told = "SELECT action, actor_id::text FROM audit_logs WHERE entity_id = CAST(%s AS uuid) ORDER BY id DESC LIMIT 2"
     assert query(house.environ, told, ada.id) == [("user.erased", house.admin.id), ("user.deleted", house.admin.id)]
@@ -108,10 +129,9 @@ def test_who_did_what_stays(house: House) -> None:
 
 def test_erasing_twice_is_as_good_as_once(house: House) -> None:
     ada = house.customer("ada")
-    path = f"/users/{ada.id}/personal-data"
-    assert house.admin.request("DELETE", path).status_code == 204
+    assert erase(house, ada).status_code == 204
     before = query(house.environ, "SELECT count(*) FROM events") + query(house.environ, "SELECT count(*) FROM audit_logs")
-    assert house.admin.request("DELETE", path).status_code == 204
+    assert erase(house, ada).status_code == 204
     assert query(house.environ, "SELECT count(*) FROM events") + query(house.environ, "SELECT count(*) FROM audit_logs") == before
 
 
@@ -120,7 +140,7 @@ def test_a_user_who_was_deleted_before_is_erased_and_the_name_can_be_taken_again
     assert house.admin.request("DELETE", f"/users/{ada.id}").status_code == 204
     body = {"username": ada.username, "email": "new.ada@example.com", "password": PASSWORD}
     assert ada.client.post("/api/v1/auth/register", json=body).status_code == 409
-    assert house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code == 204
+    assert erase(house, ada).status_code == 204
     assert ada.client.post("/api/v1/auth/register", json=body).status_code == 201
 
 
@@ -129,7 +149,7 @@ def test_who_has_money_is_not_erased(house: House) -> None:
     account = ada.open_account(name="Ada's nest egg")["id"]
     assert ada.post("/transactions/credit", {"account_id": account, "amount": "10.00", "currency": "USD"}).status_code == 202
     house.post()
-    answer = ada.request("DELETE", f"/users/{ada.id}/personal-data")
+    answer = ada.post(f"/users/{ada.id}/erasure", {"current_password": PASSWORD})
     assert (answer.status_code, answer.json["code"]) == (409, "balance_not_zero")
     assert ada.get("/auth/me").json["username"] == ada.username
     assert ada.get(f"/accounts/{account}").json["name"] == "Ada's nest egg"
@@ -140,7 +160,7 @@ def test_what_is_cached_is_erased_at_once(house: House) -> None:
     account = ada.open_account(name="Ada's nest egg")["id"]
     for path in (f"/users/{ada.id}", f"/accounts/{account}"):
         assert house.admin.get(path).status_code == house.admin.get(path).status_code == 200
-    assert house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code == 204
+    assert erase(house, ada).status_code == 204
     other = house.customer("teller")
     with house.app.app_context(), unit_of_work() as session:
         session.execute(text("UPDATE users SET role = 'auditor' WHERE id = CAST(:id AS uuid)"), {"id": other.id})
@@ -154,10 +174,10 @@ def test_what_the_sealer_is_reading_is_not_erased_under_its_hands(house: House) 
     assert house.admin.request("DELETE", f"/users/{ada.id}").status_code == 204
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     answers: list[int] = []
-    erasing = threading.Thread(target=lambda: answers.append(house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code))
+    erasing = threading.Thread(target=lambda: answers.append(erase(house, ada).status_code))
     with house.app.app_context(), unit_of_work() as session:
-        locked = text("SELECT position FROM followers WHERE name = 'seal' FOR UPDATE")
-        position = session.execute(locked).scalar_one()
+        sealer.hold(session)
+        position = session.execute(text("SELECT position FROM followers WHERE name = 'seal'")).scalar_one()
         erasing.start()
         wait_until(lambda: query(house.environ, waiting)[0][0] > 0, "the erasure waits for the sealer", 20)
         # It has read the name, and seals it now.
@@ -177,14 +197,16 @@ REFUSED = [
     "UPDATE events SET data = '{{}}' WHERE stream_id = '{ada}'",
     "UPDATE events SET data = jsonb_set(data::jsonb, '{{role}}', '\"admin\"') WHERE stream_id = '{ada}'",
     "UPDATE events SET data = jsonb_set(data::jsonb, '{{username}}', '\"eve\"') WHERE stream_id = '{ada}'",
+    "UPDATE events SET data = CAST('{{\"role\": \"admin\", ' || substr(data::text, 2) AS json) WHERE stream_id = '{ada}'",
     "UPDATE events SET actor_id = NULL, trace_id = 'x' WHERE stream_id = '{ada}'",
     "UPDATE events SET version = version + 10 WHERE stream_id = '{ada}'",
     "UPDATE events SET data = jsonb_set(data::jsonb, '{{username}}', '\"_erased-{bob}\"') WHERE stream_id = '{bob}'",
     "UPDATE events SET data = jsonb_set(data::jsonb, '{{name}}', 'null') WHERE stream_id = '{account}'",
     "UPDATE audit_logs SET address = '192.0.2.1' WHERE actor_id = '{ada}'",
     "UPDATE audit_logs SET action = 'user.changed' WHERE actor_id = '{ada}'",
+    "UPDATE audit_logs SET address = NULL WHERE actor_id = '{ada}'",
     "UPDATE audit_logs SET details = '{{}}' WHERE actor_id = '{ada}' AND action = 'account.changed'",
-    "UPDATE audit_logs SET address = NULL WHERE actor_id = '{bob}'",
+    "UPDATE audit_logs SET details = jsonb_set(details::jsonb, '{{name}}', 'null') WHERE entity_id = '{account}'",
     "UPDATE erased_events SET commitment = repeat('0', 64)",
     "DELETE FROM erased_events",
     "DELETE FROM events WHERE stream_id = '{ada}'",
@@ -203,7 +225,7 @@ def erased(house: House) -> dict[str, str]:
     account = bob.open_account(name="Bob's shop")["id"]
     assert bob.patch(f"/accounts/{account}", {"name": "Bob's other shop"}).status_code == 200
     house.seal()
-    assert house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code == 204
+    assert erase(house, ada).status_code == 204
     return {"ada": ada.id, "bob": bob.id, "account": account}
 
 
@@ -213,22 +235,133 @@ def test_the_database_lets_nothing_else_be_written_over_the_log(house: House, er
         query(house.environ, statement.format(**erased))
 
 
-def test_an_event_that_was_erased_past_the_bank_is_found(house: House, erased: dict[str, str]) -> None:
-    """By who gets past the triggers: of a user who was not erased, and with another hash than was sealed."""
+def test_an_erasure_that_was_none_is_found(house: House, erased: dict[str, str]) -> None:
+    """What is done by who gets past the triggers: to somebody who was not erased, and to what an erasure left."""
     house.seal()
     assert house.run("verify").exit_code == 0
-    position = query(house.environ, "SELECT min(position) FROM events WHERE stream_id = CAST(%s AS uuid)", erased["bob"])[0][0]
-    house.harm(f"INSERT INTO erased_events VALUES ({position}, repeat('0', 64))")
-    done = house.run("verify")
-    assert done.exit_code == 1, done.output
-    assert f"event {position} is not what was sealed" in done.stdout
-    assert f"Event {position} is told to be erased, and is of nobody who was." in done.stdout
-    house.harm(f"DELETE FROM erased_events WHERE position = {position}")
-    assert house.run("verify").exit_code == 0
-    # And what stands for what was erased is as good as sealed.
-    house.harm("CREATE TABLE kept AS SELECT * FROM erased_events; DELETE FROM erased_events")
+    of_bob, of_ada = (
+        query(house.environ, "SELECT min(position) FROM events WHERE stream_id = CAST(%s AS uuid)", erased[name])[0][0]
+        for name in ("bob", "ada")
+    )
+    house.harm("CREATE TABLE kept AS SELECT * FROM erased_events; CREATE TABLE kept_events AS SELECT * FROM events")
     try:
-        assert "is not what was sealed" in house.run("verify").stdout
+        for harm, fault in {
+            f"INSERT INTO erased_events VALUES ({of_bob}, repeat('0', 64))": f"event {of_bob} is not what was sealed",
+            f"INSERT INTO erased_events VALUES ({of_bob}, repeat('1', 64))": f"Event {of_bob} is kept as erased, and no erasure tells",
+            "DELETE FROM erased_events": "is not what was sealed",
+            f"""UPDATE events SET data = jsonb_set(data::jsonb, '{{role}}', '"admin"')
+                 WHERE position = {of_ada}""": f"Event {of_ada} is not what its erasure left of it.",
+        }.items():
+            house.harm(harm)
+            done = house.run("verify")
+            assert done.exit_code == 1, harm
+            assert fault in done.stdout
+            house.harm(
+                """DELETE FROM erased_events; INSERT INTO erased_events SELECT * FROM kept;
+                   UPDATE events e SET data = k.data FROM kept_events k WHERE k.position = e.position AND k.data::text <> e.data::text"""
+            )
+            assert house.run("verify").exit_code == 0
     finally:
-        house.harm("INSERT INTO erased_events SELECT * FROM kept; DROP TABLE kept")
-    assert house.run("verify").exit_code == 0
+        house.harm("DROP TABLE kept; DROP TABLE kept_events")
+
+
+def test_tables_that_were_made_again_before_have_no_names_either(house: House) -> None:
+    ada = house.customer("ada")
+    account = ada.open_account(name=f"Egg of {ada.username}")["id"]
+    assert house.run("rebuild").exit_code == 0
+    # Which an erasure throws away, or what is at work on it makes good.
+    with house.app.app_context(), shadow.alone():
+        assert erase(house, ada).status_code == 204
+    swapped = house.run("rebuild", "--swap")
+    assert swapped.exit_code == 0, swapped.output
+    assert found(house, [ada.username]) == []
+    assert house.admin.get(f"/accounts/{account}").json["name"] is None
+    user = house.admin.get(f"/users/{ada.id}").json
+    assert (user["username"], user["status"]) == (f"_erased-{ada.id}", "deleted")
+    assert house.run("rebuild").exit_code == 0
+    bob = house.customer("bob")
+    assert erase(house, bob).status_code == 204
+    assert query(house.environ, "SELECT to_regclass('rebuild.users')") == [(None,)]
+
+
+def test_a_replay_has_no_names_of_who_was_erased(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_SNAPSHOT_EVERY", 1)
+    ada = house.customer("ada")
+    ada.open_account(name=f"Egg of {ada.username}")
+    with house.app.app_context():
+        run.replay(run.goal(None), lambda position: None)
+    assert query(house.environ, "SELECT count(*) FROM snapshots")[0][0] > 0
+    assert [table for table, _ in found(house, [ada.username]) if table == "public.snapshots"]
+    # One that is under way when she is erased, and is done afterwards.
+    with house.app.app_context():
+        reading = run._Reading(State(), 0)
+        reading.read(last_position(house.app), None)
+        assert erase(house, ada).status_code == 204
+        run._keep(reading)
+        assert found(house, [ada.username]) == []
+        state = run.replay(run.goal(None), lambda position: None)
+        assert ada.username not in str(state.accounts)
+        # And a state from before goes on to one without.
+        assert ada.username in str(reading.state.accounts)
+        reading.read(last_position(house.app), None)
+        assert ada.username not in str(reading.state.accounts)
+
+
+def test_what_an_admin_made_and_imported_for_somebody_is_erased_too(house: House) -> None:
+    ada, bob = house.customer("ada"), house.customer("bob")
+    account, theirs = (who.open_account()["id"] for who in (ada, bob))
+    body = {
+        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
+        "run_at": "2099-01-31T08:00:00Z",
+        "name": "Ada's yearly door",
+    }
+    assert house.admin.post("/schedules", body, headers={"Idempotency-Key": "for-ada"}).status_code == 201
+    query(
+        house.environ,
+        """INSERT INTO imports (id, content, options, size, name, owner_id) VALUES (gen_random_uuid(), '1', '2', 1, 'ada-lovelace.csv', %s);
+           INSERT INTO import_accounts (owner_id, name, account_id) VALUES (%s, 'Lovelace household', %s)""",
+        ada.id, ada.id, account,
+    )  # fmt: skip
+    words = ["yearly door", "ada-lovelace.csv", "Lovelace household"]
+    assert {word for _, word in found(house, words)} == {*words}
+    assert erase(house, ada).status_code == 204
+    assert found(house, words) == []
+
+
+def test_who_asks_for_themselves_confirms_it_and_has_nothing_to_hide(house: House) -> None:
+    ada = house.customer("ada")
+    account = ada.open_account()["id"]
+    path = f"/users/{ada.id}/erasure"
+    for body in ({}, {"current_password": "not that one at all"}):
+        answer = ada.post(path, body)
+        assert (answer.status_code, [error["pointer"] for error in answer.json["errors"]]) == (422, ["/current_password"])
+    assert house.admin.patch(f"/accounts/{account}", {"status": "frozen"}).status_code == 200
+    assert ada.post(path, {"current_password": PASSWORD}).json["code"] == "conflict"
+    assert house.admin.post(f"/users/{house.admin.id}/erasure", {"current_password": PASSWORD}).json["code"] == "conflict"
+    assert ada.get("/auth/me").json["username"] == ada.username
+    assert erase(house, ada).status_code == 204
+
+
+def test_a_schedule_that_comes_too_late_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada, bob = house.customer("ada"), house.customer("bob")
+    account, theirs = (who.open_account()["id"] for who in (ada, bob))
+    body = {
+        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
+        "run_at": "2099-01-31T08:00:00Z",
+        "name": "Ada's yearly door",
+    }
+    first = ada.post("/schedules", body)
+    assert first.status_code == 201
+    # Past the guard, and not yet in the unit of work.
+    create = schedules.create
+
+    def late(*given: Any) -> Any:
+        assert erase(house, ada).status_code == 204
+        return create(*given)
+
+    monkeypatch.setattr(schedules, "create", late)
+    answer = ada.post("/schedules", body)
+    assert (answer.status_code, answer.json["code"]) == (409, "conflict")
+    assert found(house, ["yearly door"]) == []
+    assert house.admin.get(f"/schedules/{first.json['id']}").json["status"] == "deleted"
+    assert house.admin.patch(f"/schedules/{first.json['id']}", {"name": "Again"}).status_code == 409

@@ -34,12 +34,17 @@ def test_an_export_holds_each_thing_as_the_api_shows_it(house: House, monkeypatc
     assert ada.request("DELETE", f"/schedules/{planned[0]}").status_code == 204
     assert ada.client.post("/api/v1/auth/login", json={"username": ada.username, "password": PASSWORD}).status_code == 200
 
+    guessing = {"username": ada.username, "password": "not that one at all"}
+    assert ada.client.post("/api/v1/auth/login", json=guessing, environ_base={"REMOTE_ADDR": "192.0.2.66"}).status_code == 401
+    former = ada.get("/auth/me").json["email"]
+    assert ada.request("PUT", f"/users/{ada.id}", json={"email": f"{ada.username}@example.org"}).status_code == 200
+
     lines = exported(ada, ada.id)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         kinds.setdefault(line["kind"], []).append(line["data"])
     assert Counter(line["kind"] for line in lines) == {
-        "user": 1, "login": 2, "account": 3, "entry": 4, "transaction": 4, "schedule": 3, "act": len(kinds["act"])
+        "user": 1, "login": 2, "account": 3, "entry": 4, "transaction": 4, "schedule": 3, "event": 2, "act": len(kinds["act"])
     }  # fmt: skip
     assert kinds["user"] == [ada.get(f"/users/{ada.id}").json]
     assert kinds["account"] == ada.get("/accounts").json["data"]
@@ -50,15 +55,20 @@ def test_an_export_holds_each_thing_as_the_api_shows_it(house: House, monkeypatc
     assert {"transaction.credit", "account.opened", "schedule.deleted", "login.began"} & {row["action"] for row in kinds["act"]} == {
         "transaction.credit", "account.opened", "schedule.deleted", "login.began"
     }  # fmt: skip
-    assert {row["actor_id"] for row in kinds["act"]} == {ada.id}
+    assert {row["actor_id"] for row in kinds["act"]} == {ada.id, None}
+    assert "192.0.2.66" in {row["address"] for row in kinds["act"] if row["action"] == "login.failed"}
+    assert [event["data"]["email"] for event in kinds["event"]] == [former, f"{ada.username}@example.org"]
     assert "argon2" not in str(lines) and bob.username not in str(lines)
-    assert exported(house.admin, ada.id) == lines
+    by_admin = exported(house.admin, ada.id)
+    assert [line for line in by_admin if line["data"].get("action") != "user.exported"] == lines
+    (noted,) = [line["data"] for line in by_admin if line["data"].get("action") == "user.exported"]
+    assert (noted["actor_id"], noted["address"]) == (house.admin.id, None)
 
 
 def test_what_was_erased_is_in_no_export(house: House) -> None:
     ada = house.customer("ada")
     ada.open_account(name="Ada's nest egg")
-    assert house.admin.request("DELETE", f"/users/{ada.id}/personal-data").status_code == 204
+    assert house.admin.post(f"/users/{ada.id}/erasure", {}).status_code == 204
     lines = exported(house.admin, ada.id)
-    assert Counter(line["kind"] for line in lines) == {"user": 1, "account": 1, "act": len(lines) - 2}
-    assert ada.username not in str(lines) and "nest egg" not in str(lines) and {line["data"].get("address") for line in lines} == {None}
+    assert Counter(line["kind"] for line in lines) == {"user": 1, "account": 1, "event": 3, "act": len(lines) - 5}
+    assert ada.username not in str(lines) and "nest egg" not in str(lines)

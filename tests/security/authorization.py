@@ -32,7 +32,7 @@ GET    /users/{user_id}                                            401    200   
 PUT    /users/{user_id}                                            401    200   404   403    403     200
 DELETE /users/{user_id}                                            401    409   404   403    403     409
 GET    /users/{user_id}/export                                     401    200   404   403    403     200
-DELETE /users/{user_id}/personal-data                              401    409   404   403    403     409
+POST   /users/{user_id}/erasure                                    401    409   404   403    403     409
 
 POST   /accounts                                                   401    201   404   201    403     201
 GET    /accounts                                                   401    200   200   200    200     200
@@ -109,7 +109,7 @@ GET    /users/{user_id}                                            200   404    
 PUT    /users/{user_id}                                            200   404    403     200
 DELETE /users/{user_id}                                            409   404    403     409
 GET    /users/{user_id}/export                                     200   404    403     200
-DELETE /users/{user_id}/personal-data                              409   404    403     409
+POST   /users/{user_id}/erasure                                    409   404    403     409
 POST   /accounts                                                   201   404    403     201
 GET    /accounts/{account_id}                                      200   404    200     200
 PATCH  /accounts/{account_id}                                      403   404    403     200
@@ -149,6 +149,7 @@ BODIES: dict[str, Any] = {
     "POST /auth/totp": {"password": "{password}"},
     "POST /auth/totp/confirm": {"code": "000000"},
     "POST /auth/totp/disable": {"password": "{password}", "code": "000000"},
+    "POST /users/{user_id}/erasure": {"current_password": "{password}"},
     "PUT /users/{user_id}": {"username": "{new_name}"},
     "POST /accounts": {"currency": "CHF", "user_id": "{user_id}"},
     "PATCH /accounts/{account_id}": {"name": "Household"},

@@ -7,7 +7,7 @@ from flask import Response, request
 
 from bank.accounts import schemas, service
 from bank.accounts.access import check_seen, check_teller, only_seen_by
-from bank.auth.guard import login_required, origin, principal, viewer
+from bank.auth.guard import MOVERS, login_required, origin, principal, viewer
 from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import InvalidMoney, parse_amount
@@ -21,7 +21,7 @@ blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description
 
 
 @blp.route("", methods=["POST"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.arguments(schemas.OpenAccount(), example={"currency": "USD", "name": "Household"})
 @blp.response(201, schemas.AccountAnswer, headers=ETAG, example={"balance": "0.00", "available": "0.00", "version": 0})
 @blp.problem(404, "There is no such user, or it is not you.")
@@ -78,7 +78,7 @@ def get_account(account_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:account_id>", methods=["PATCH"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.arguments(schemas.ChangeAccount(), example={"name": "Household"})
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.AccountAnswer, headers=ETAG)

@@ -7,7 +7,7 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from bank.audit import service as audit
-from bank.auth.guard import origin, principal, viewer
+from bank.auth.guard import MOVERS, origin, principal, viewer
 from bank.console.pages import GOES_ON, STOPS, Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
@@ -21,8 +21,6 @@ from bank.web import paging
 from bank.web.body import json_response
 from bank.web.context import new_id
 from bank.web.fields import timestamp
-
-_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 
 @blp.get("/transactions")
@@ -120,14 +118,14 @@ def save_receipt(transaction_id: UUID) -> Response:
 
 
 @blp.get("/transactions/<uuid:transaction_id>/rollback")
-@signed_in(*_MOVERS)
+@signed_in(*MOVERS)
 def ask_rollback(transaction_id: UUID) -> Response:
     """How much is to be moved back, and why."""
     return _confirm(transaction_id, "rollback")
 
 
 @blp.post("/transactions/<uuid:transaction_id>/rollback")
-@signed_in(*_MOVERS)
+@signed_in(*MOVERS)
 def roll_back(transaction_id: UUID) -> Response:
     """Move money back."""
     body = loaded(schemas.Rollback(), request.form, "csrf", "key")

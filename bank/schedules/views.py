@@ -7,7 +7,7 @@ from flask import Response
 from sqlalchemy import Row
 
 from bank.accounts.access import check_seen, only_seen_by
-from bank.auth.guard import login_required, origin, principal, viewer
+from bank.auth.guard import MOVERS, login_required, origin, principal, viewer
 from bank.errors import Forbidden
 from bank.schedules import schemas, service
 from bank.transactions import parties
@@ -22,7 +22,6 @@ from bank.web.conditional import ETAG, IF_MATCH, resource
 
 blp = Blueprint("schedules", __name__, url_prefix="/api/v1/schedules", description="Transfers that are made again and again.")
 
-_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The schedule."}}
 
@@ -44,7 +43,7 @@ def _seen(schedule_id: UUID) -> Row[Any]:
 
 
 @blp.route("", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.arguments(
     schemas.CreateSchedule(),
     example={
@@ -127,7 +126,7 @@ def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:schedule_id>", methods=["PATCH"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.arguments(schemas.ChangeSchedule(), example={"status": "paused"})
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG, example={"status": "paused", "next_run_at": None, "next_runs": []})
@@ -143,7 +142,7 @@ def change_schedule(body: dict[str, Any], schedule_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:schedule_id>", methods=["DELETE"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")

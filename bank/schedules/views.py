@@ -7,8 +7,7 @@ from flask import Response
 from sqlalchemy import Row
 
 from bank.accounts.access import check_seen, only_seen_by
-from bank.auth.guard import MOVERS, login_required, origin, principal, viewer
-from bank.errors import Forbidden
+from bank.auth.guard import MOVERS, login_required, origin, principal, viewer, whose
 from bank.schedules import schemas, service
 from bank.transactions import parties
 from bank.transactions.schemas import DryRun
@@ -88,12 +87,7 @@ def list_schedules(query: dict[str, Any]) -> Response:
     Newest first: those that pay from the caller's accounts, or anybody's for staff (for tellers: customers'). Deleted ones only when
     their `status` is asked for.
     """
-    owner_id = viewer()
-    if "user_id" in query:
-        if owner_id not in (None, query["user_id"]):
-            raise Forbidden("Only staff may name a user.")
-        owner_id = query["user_id"]
-    rows = service.search(owner_id, query.get("status"), paging.after(query), query["limit"], only_seen_by(principal()))
+    rows = service.search(whose(query), query.get("status"), paging.after(query), query["limit"], only_seen_by(principal()))
     return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
 
 

@@ -49,8 +49,7 @@ def begin_login() -> Response:
     try:
         told = loaded(Credentials(), request.form, "next")
         before = session.current()
-        user_agent = request.headers.get("User-Agent", "")[:300] or None
-        begun = logins.begin_login(told["username"], told["password"], told.get("code"), user_agent, context.origin(None))
+        begun = logins.begin_login(told["username"], told["password"], told.get("code"), context.user_agent(), context.origin(None))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)

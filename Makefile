@@ -20,7 +20,7 @@ PYTHON := python3
 endif
 endif
 
-.PHONY: help run test lint types imports bandit check audit sbom bench faults fuzz scaling secrets clean python
+.PHONY: help run test lint types imports bandit check audit sbom lock bench faults fuzz scaling secrets clean python
 
 help: ## List the targets
 	@echo "make <target>    PYTHON=... picks the Python that .venv is made from"
@@ -56,6 +56,14 @@ sbom: $(VENV)/.dev ## Write what the bank is made of to build/sbom.json (Cyclone
 	@$(VENV)/bin/cyclonedx-py requirements --mc-type application --output-reproducible --output-file build/sbom.json requirements.txt
 	@echo "build/sbom.json"
 
+# No Windows, and no pip, which is the one that comes with Python. What is pinned already stays, unless it is asked to move.
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-package colorama --no-emit-package pip --custom-compile-command "make lock"
+
+lock: $(VENV)/.dev ## Pin what the requirements*.in ask for, with its hashes (ARGS="--upgrade-package jinja2")
+	@$(LOCK) $(ARGS) --output-file requirements.txt requirements.in
+	@$(LOCK) $(ARGS) --output-file requirements-dev.txt requirements-dev.in
+
 bench: $(VENV)/.dev ## Measure this machine: accept, read and posting rates, as JSON lines
 	@$(PY) -m tests.bench
 
@@ -81,15 +89,22 @@ python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v or sys.exit("bank needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. make PYTHON=/path/to/python3 names another." % v)'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment: ensurepip is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore
+# A package as requirements.txt pins it: its line, and those of its hashes, up to the first without a backslash.
+pinned = sed -n '/^$(1)==/,/[^\\]$$/p' requirements.txt
+
 # --clear: what a broken-off or older attempt left behind must not be built upon.
+# crontab alone comes as source: pip would fetch what builds it by itself, the newest there is and without a hash.
 $(VENV)/.run: requirements.txt setup.cfg pyproject.toml
 	@$(MAKE) python
 	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore -r requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore --no-build-isolation --no-deps --editable .
+	@$(call pinned,setuptools) | $(PIP) -r /dev/stdin
+	@$(call pinned,crontab) | $(PIP) --no-build-isolation -r /dev/stdin
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore -r requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt
 	@touch $@

@@ -8,22 +8,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from ipaddress import ip_address
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qs, unquote
+from typing import Any, Literal
+
+from bank.production import MAKE_ONE, Finding, unsafe
 
 Environment = Literal["development", "test", "production"]
-
-
-class Finding(NamedTuple):
-    """What is wrong with a setting, why that matters, and what to do. None of them ever holds a value that may be secret."""
-
-    setting: str
-    wrong: str
-    why: str
-    remedy: str
 
 
 class ConfigError(Exception):
@@ -318,7 +308,7 @@ class Config:
         """
         config, wrong = cls._read(os.environ if environ is None else environ)
         if config.env == "production":
-            wrong += config._unsafe()
+            wrong += unsafe(config)
         _refuse(wrong)
         return config
 
@@ -328,7 +318,7 @@ class Config:
         config, wrong = cls._read(environ)
         if production:
             config = replace(config, env="production")
-        return config, wrong + (config._unsafe() if config.env == "production" else [])
+        return config, wrong + (unsafe(config) if config.env == "production" else [])
 
     @classmethod
     def _read(cls, given: Mapping[str, str]) -> tuple["Config", list[Finding]]:
@@ -363,139 +353,8 @@ class Config:
             wrong.append(Finding("REDIS_URL", "is required", "Workers are rung by it.", "Give it redis://:password@host:6379/0."))
         # RFC 7518, 3.2: a key of the size of the hash output or larger.
         if len(self.jwt_secret.encode()) < 32:
-            wrong.append(Finding("JWT_SECRET_KEY", "must be at least 32 bytes", "Who guesses it can be anybody.", _MAKE_ONE))
+            wrong.append(Finding("JWT_SECRET_KEY", "must be at least 32 bytes", "Who guesses it can be anybody.", MAKE_ONE))
         return wrong
-
-    def _unsafe(self) -> list[Finding]:
-        wrong = []
-        if self.debug:
-            why = "Flask then tells whoever asks what goes on inside when something fails."
-            wrong.append(Finding("FLASK_DEBUG", "must not be on in production", why, "Leave it out."))
-        if self.self_service_deposits:
-            why = "Every customer can credit an account of their own, with money that nobody paid in."
-            remedy = "Leave it out; tellers and administrators credit accounts."
-            wrong.append(Finding("BANK_SELF_SERVICE_DEPOSITS", "lets customers make money; not in production", why, remedy))
-        if not self.rate_limit_enabled:
-            why = "Without limits one caller can keep all others out, and guess passwords as fast as they are hashed."
-            wrong.append(
-                Finding("RATELIMIT_ENABLED", "must not be false in production", why, "Leave it out; raise BANK_RATE_LIMIT instead.")
-            )
-        if self.fx_max_age_days > 14:
-            why = "Whoever knows today's rates gains by what the bank takes for them."
-            wrong.append(
-                Finding(
-                    "BANK_FX_MAX_AGE_DAYS", "exchanges at rates of long ago; 14 at most in production", why, "Leave it out, or lower it."
-                )
-            )
-        if "*" in self.cors_origins:
-            why = "Any page that somebody opens may then call the API and read what it answers."
-            remedy = "List the origins of the pages that are yours, as https://shop.example."
-            wrong.append(Finding("BANK_CORS_ORIGINS", "name the origins in production, not *", why, remedy))
-        return wrong + self._guessable() + self._on_the_way()
-
-    def _guessable(self) -> list[Finding]:
-        """The secrets that somebody could guess."""
-        given = [
-            ("JWT_SECRET_KEY", (self.jwt_secret,), "Who guesses it can be anybody."),
-            ("JWT_OLD_SECRET_KEYS", self.old_jwt_secrets, "Who guesses one of them can be anybody."),
-            ("BANK_TOTP_KEY", (self.totp_key,), "Who guesses it, and has a copy of the database, has every second factor."),
-            ("BANK_SEAL_KEY", (self.seal_key,), "Who guesses it can sign a log of their own."),
-        ]
-        wrong = []
-        for name, keys, why in given:
-            # One that is too short is found already, and an empty one is not given.
-            if any(len(key.encode()) >= 32 and _is_regular(key) for key in keys):
-                wrong.append(Finding(name, "is too regular to be secret; use `openssl rand -hex 32`", why, _MAKE_ONE))
-        urls = [("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url), ("REDIS_URL", self.redis_url)]
-        for name, url in urls:
-            server = _server(url)
-            if server.password and server.password.lower() in {*_DEFAULT_PASSWORDS, server.user.lower()}:
-                why = "It is among the first that are tried by whoever reaches the server."
-                remedy = "Change it in the server, and here, to what `openssl rand -hex 32` makes."
-                wrong.append(Finding(name, "holds a password that servers come with", why, remedy))
-        return wrong
-
-    def _on_the_way(self) -> list[Finding]:
-        """The servers on other machines that are spoken to without what they must be."""
-        wrong = []
-        for name, url in (("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url)):
-            server = _server(url)
-            encrypted = bool(server.ssl_modes) and {*server.ssl_modes} <= {"require", "verify-ca", "verify-full"}
-            if not (encrypted or self.trusted_network or all(map(_is_here, server.hosts))):
-                why = "Whoever is on the way reads every balance, and may change what is asked and answered."
-                remedy = "Add ?sslmode=verify-full to the URL (or require); BANK_TRUSTED_NETWORK=true where the network is the bank's own."
-                wrong.append(Finding(name, "reaches PostgreSQL on another machine without TLS", why, remedy))
-        server = _server(self.redis_url)
-        if not server.password and not all(map(_is_here, server.hosts)):
-            why = "Whoever reaches it can empty the queues, and lift every limit."
-            remedy = "Set `requirepass` there, and write redis://:password@host:6379/0."
-            wrong.append(Finding("REDIS_URL", "reaches Redis on another machine without a password", why, remedy))
-        return wrong
-
-
-_MAKE_ONE = "Give it what `openssl rand -hex 32` makes; how to change it without anybody noticing: docs/runbooks/rotate-keys.md."
-
-# What examples and images come with.
-_DEFAULT_PASSWORDS = (
-    "admin",
-    "changeme",
-    "change-me",
-    "default",
-    "example",
-    "pass",
-    "password",
-    "postgres",
-    "redis",
-    "root",
-    "secret",
-    "test",
-)
-
-
-def _is_regular(key: str) -> bool:
-    """Whether a key of 32 bytes or more looks made up by a person, and not by chance: hardly any random one does."""
-    bare = key.lower()
-    if len(set(bare)) < 10 or re.search(r"change.?me|change.?this|secret|password|example|default", bare):
-        return True
-    repeats = any(bare[length:] == bare[:-length] for length in range(1, len(bare) // 2 + 1))
-    # As in 0123…, abc… and aaa…: one step in five is such a one by chance.
-    steps = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(bare))
-    return repeats or steps > len(bare) / 2
-
-
-# As SQLAlchemy takes a URL apart, whose own way loads all of it: user, password, host in brackets, host, and query.
-_URL = re.compile(r"[\w+]+://(?:([^:/]*)(?::([^@]*))?@)?(?:\[([^/?]+)\]|([^/:?]+))?(?::[^/?]*)?(?:/[^?]*)?(?:\?(.*))?", re.DOTALL)
-
-
-class _Server(NamedTuple):
-    """What a URL says of a server: the hosts it may lead to, and how. A host that is empty or a path is a socket."""
-
-    hosts: list[str]
-    user: str
-    password: str
-    ssl_modes: list[str]
-
-
-def _server(url: str) -> _Server:
-    found = _URL.fullmatch(url)
-    if not found or url.startswith("unix://"):
-        return _Server([], "", "", [])
-    user, password, bracketed, plain = (unquote(part or "") for part in found.groups()[:4])
-    query = parse_qs(found[5] or "")
-    # libpq takes several hosts, each with a port or without, and an address besides; redis-py takes from the query what else is left out.
-    more = [host for name in ("host", "hostaddr") for value in query.get(name, []) for host in value.split(",")]
-    user, password = user or "".join(query.get("user", [])), password or "".join(query.get("password", []))
-    return _Server([bracketed or plain, *more], user, password, query.get("sslmode", []))
-
-
-def _is_here(host: str) -> bool:
-    """Whether what is called so is on this machine: a socket, or its own address."""
-    if not host or host.startswith(("/", "@")) or host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # What may be given as a file, NAME_FILE in the place of NAME: orchestrators hand secrets out so, and an environment is

@@ -7,7 +7,7 @@ from flask import Response, request
 
 from bank.accounts import schemas, service
 from bank.accounts.access import check_seen, check_teller, only_seen_by
-from bank.auth.guard import login_required, origin, principal, viewer
+from bank.auth.guard import MOVERS, login_required, origin, principal, viewer, whose
 from bank.db import reader
 from bank.errors import Forbidden, NotFound, Unprocessable
 from bank.money import InvalidMoney, parse_amount
@@ -21,7 +21,7 @@ blp = Blueprint("accounts", __name__, url_prefix="/api/v1/accounts", description
 
 
 @blp.route("", methods=["POST"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.arguments(schemas.OpenAccount(), example={"currency": "USD", "name": "Household"})
 @blp.response(201, schemas.AccountAnswer, headers=ETAG, example={"balance": "0.00", "available": "0.00", "version": 0})
 @blp.problem(404, "There is no such user, or it is not you.")
@@ -51,13 +51,8 @@ def list_accounts(query: dict[str, Any]) -> Response:
     The caller's own, the oldest first; auditors and admins see everybody's, tellers their own and customers', or those of a `user_id`.
     Closed ones are in it too.
     """
-    owner_id = viewer()
-    if "user_id" in query:
-        if owner_id not in (None, query["user_id"]):
-            raise Forbidden("Only staff may name a user.")
-        owner_id = query["user_id"]
     seen_by = only_seen_by(principal())
-    rows = service.search(owner_id, query.get("currency"), query.get("status"), paging.after(query), query["limit"], seen_by)
+    rows = service.search(whose(query), query.get("currency"), query.get("status"), paging.after(query), query["limit"], seen_by)
     return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
 
 
@@ -78,7 +73,7 @@ def get_account(account_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:account_id>", methods=["PATCH"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.arguments(schemas.ChangeAccount(), example={"name": "Household"})
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.AccountAnswer, headers=ETAG)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from bank.db import reader
 from bank.events.types import Origin
 from bank.web import streaming
+from bank.web.fields import timestamp
 
 _RECORD = text(
     """
@@ -81,3 +82,13 @@ def read_all(filters: Mapping[str, Any], before: int | None) -> Iterator[Sequenc
         if len(rows) <= streaming.PAGE:
             return
         before = rows[-1].id
+
+
+def present(row: Row[Any]) -> dict[str, Any]:
+    """An audit row as it is shown."""
+    return {**row._mapping, "created_at": timestamp(row.created_at)}
+
+
+def present_event(row: Row[Any]) -> dict[str, Any]:
+    """An event as it is shown."""
+    return {**row._mapping, "recorded_at": timestamp(row.recorded_at)}

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from flask import Response
-from sqlalchemy import Row
 
 from bank.audit import following, schemas, service
 from bank.auth.guard import login_required, principal, still_stands
@@ -18,7 +17,6 @@ from bank.users.models import Role
 from bank.web import paging, streaming
 from bank.web.api import Blueprint
 from bank.web.body import json_response
-from bank.web.fields import timestamp
 
 blp = Blueprint("audit", __name__, url_prefix="/api/v1", description="What happened, and who wanted it.")
 
@@ -50,14 +48,6 @@ def _filters(query: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if name not in ("limit", "cursor")}
 
 
-def _event(row: Row[Any]) -> dict[str, Any]:
-    return {**row._mapping, "recorded_at": timestamp(row.recorded_at)}
-
-
-def _audit_row(row: Row[Any]) -> dict[str, Any]:
-    return {**row._mapping, "created_at": timestamp(row.created_at)}
-
-
 @blp.route("/events", methods=["GET"])
 @login_required(Role.AUDITOR, Role.ADMIN)
 @blp.arguments(schemas.EventQuery(), location="query")
@@ -81,12 +71,14 @@ def list_events(query: dict[str, Any]) -> Response:
     after = first - 1 if after is None else after
     if streaming.negotiate(streaming.NDJSON) == streaming.NDJSON:
         pages = following.follow(filters, after) if goes_on else following.until_now(filters, after)
-        return streaming.stream(streaming.ndjson([_event(row) for row in rows] for rows in pages), streaming.NDJSON, _still_asking())
+        return streaming.stream(
+            streaming.ndjson([service.present_event(row) for row in rows] for rows in pages), streaming.NDJSON, _still_asking()
+        )
     if goes_on:
         raise Unprocessable.at("/follow", f"Needs `Accept: {streaming.NDJSON}`.")
     with reader() as session:
         rows = events.read(session, filters, after, query["limit"])
-    return streaming.varied(paging.page(query, [_event(row) for row in rows], [row.position for row in rows]))
+    return streaming.varied(paging.page(query, [service.present_event(row) for row in rows], [row.position for row in rows]))
 
 
 @blp.route("/events/head", methods=["GET"])
@@ -126,7 +118,7 @@ def list_audit_logs(query: dict[str, Any]) -> Response:
     if wanted == streaming.JSON:
         with reader() as session:
             rows = service.read(session, filters, before, query["limit"])
-        return streaming.varied(paging.page(query, [_audit_row(row) for row in rows], [row.id for row in rows]))
-    pages = ([_audit_row(row) for row in rows] for rows in service.read_all(filters, before))
+        return streaming.varied(paging.page(query, [service.present(row) for row in rows], [row.id for row in rows]))
+    pages = ([service.present(row) for row in rows] for rows in service.read_all(filters, before))
     pieces = streaming.csv_lines(_COLUMNS, pages) if wanted == streaming.CSV else streaming.ndjson(pages)
     return streaming.stream(pieces, wanted, _still_asking())

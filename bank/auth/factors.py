@@ -34,8 +34,8 @@ def read(session: Session, user_id: str) -> Any:
 def spend(session: Session, user_id: str, code: str) -> bool:
     """Whether the code is good now, and then never again; the caller's unit of work holds the user's row locked."""
     if totp.is_recovery(code):
-        taken = session.execute(_TAKE_CODE, {"user_id": user_id, "digest": totp.digest(user_id, code)})
-        return bool(taken.rowcount)  # type: ignore[attr-defined]
+        taken = session.connection().execute(_TAKE_CODE, {"user_id": user_id, "digest": totp.digest(user_id, code)})
+        return bool(taken.rowcount)
     factor = read(session, user_id)
     if factor is None or factor.confirmed_at is None:
         return False

@@ -1,6 +1,6 @@
 """Who is asking: the one door that every route of a logged-in caller goes through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
@@ -17,6 +17,9 @@ from bank.web import context
 from bank.web.api import Blueprint
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+# Who may move money, and open what it lies in: auditors change nothing.
+MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,15 @@ def principal() -> Principal:
 def viewer() -> str | None:
     """None for staff, who may read what is anybody's; else the caller's id, whose things alone they may read."""
     return principal().id if principal().role == Role.CUSTOMER else None
+
+
+def whose(query: Mapping[str, Any]) -> str | None:
+    """Whose things a list is to show: the `user_id` it names, or those of the `viewer`. Raises Forbidden where a customer names another."""
+    viewer_id = viewer()
+    named: str | None = query.get("user_id", viewer_id)
+    if viewer_id not in (None, named):
+        raise Forbidden("Only staff may name a user.")
+    return named
 
 
 def origin() -> Origin:

@@ -64,8 +64,8 @@ def present(login: Row[Any], who: Principal) -> dict[str, Any]:
 def revoke(who: Principal, login_id: str, origin: Origin) -> None:
     """End one of the caller's logins, this one or another; its tokens are dead with the commit. Raises NotFound."""
     with unit_of_work() as session:
-        ended = session.execute(_REVOKE, {"login_id": login_id, "user_id": who.id, "lifetime": _lifetime()})
-        if not ended.rowcount:  # type: ignore[attr-defined]
+        ended = session.connection().execute(_REVOKE, {"login_id": login_id, "user_id": who.id, "lifetime": _lifetime()})
+        if not ended.rowcount:
             raise NotFound
         audit.record(session, "login", login_id, "login.revoked", origin)
 
@@ -75,8 +75,7 @@ def forget_old() -> int:
     forgotten = 0
     while True:
         with unit_of_work() as session:
-            done = session.execute(_FORGET, {"age": _lifetime() + KEPT, "limit": _FORGOTTEN_AT_ONCE})
-            count: int = done.rowcount  # type: ignore[attr-defined]
+            count = session.connection().execute(_FORGET, {"age": _lifetime() + KEPT, "limit": _FORGOTTEN_AT_ONCE}).rowcount
         forgotten += count
         if count < _FORGOTTEN_AT_ONCE:
             return forgotten

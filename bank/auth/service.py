@@ -146,8 +146,8 @@ def refresh(origin: Origin) -> dict[str, Any]:
     these = {"login_id": claims.login_id, "user_id": claims.user_id, "refresh_id": claims.token_id}
     next_id = new_id()
     with unit_of_work() as session:
-        rotated = session.execute(_ROTATE, {**these, "next_id": next_id}).rowcount == 1  # type: ignore[attr-defined]
-        if not rotated and session.execute(_END_UNLESS_NEWEST, these).rowcount == 1:  # type: ignore[attr-defined]
+        rotated = session.connection().execute(_ROTATE, {**these, "next_id": next_id}).rowcount == 1
+        if not rotated and session.connection().execute(_END_UNLESS_NEWEST, these).rowcount == 1:
             audit.record(session, "login", claims.login_id, "login.refresh_reused", origin, {"user_id": claims.user_id})
     if not rotated:
         raise Unauthenticated("This login has ended.")

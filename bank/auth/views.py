@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from flask import Response, g, request
+from flask import Response, g
 
 from bank.auth import enrolment, logins, schemas, service
 from bank.auth.guard import login_required, origin, principal
@@ -58,8 +58,7 @@ def login(body: dict[str, Any]) -> Response:
     Where the user has a second factor, `code` is needed as well: of the authenticator, or a recovery code. Each login is a family
     of tokens of its own; log in on as many devices as you like.
     """
-    user_agent = request.headers.get("User-Agent", "")[:300] or None
-    return _secret(service.login(body["username"], body["password"], body.get("code"), user_agent, context.origin(None)))
+    return _secret(service.login(body["username"], body["password"], body.get("code"), context.user_agent(), context.origin(None)))
 
 
 @blp.route("/refresh", methods=["POST"])

@@ -6,9 +6,9 @@ from typing import Any
 from flask import Response
 
 from bank.accounts.access import check_seen, only_seen_by
-from bank.auth.guard import login_required, principal, viewer
+from bank.auth.guard import login_required, principal, viewer, whose
 from bank.balances import schemas, service
-from bank.errors import Forbidden, NotFound, Unprocessable
+from bank.errors import NotFound, Unprocessable
 from bank.money import format_amount
 from bank.resilience.cache import cache
 from bank.web import paging
@@ -30,21 +30,18 @@ def current(query: dict[str, Any]) -> Response:
     The caller's own; anybody's for auditors and admins, customers' for tellers. `available` is what can be spent: less what is held,
     with the overdraft.
     """
-    owner_id = viewer()
-    if owner_id is not None and query.get("user_id", owner_id) != owner_id:
-        raise Forbidden("Only staff may name a user.")
-    account_id = query.get("account_id")
+    owner_id, account_id = whose(query), query.get("account_id")
     if query.keys() <= {"account_id", "limit"} and account_id:
         balance = cache().read("balance", account_id)
         if balance is None or owner_id not in (None, balance["user_id"]):
             raise NotFound
         check_seen(principal(), balance["user_id"])
         return paging.page(query, [balance], [account_id])
-    named, seen_by = owner_id or query.get("user_id"), only_seen_by(principal())
-    rows = service.current(named, account_id, query.get("currency"), paging.after(query), query["limit"], seen_by)
+    seen_by = only_seen_by(principal())
+    rows = service.current(owner_id, account_id, query.get("currency"), paging.after(query), query["limit"], seen_by)
     if account_id and not rows:
         # An account that is there, but in another currency than asked for, is an empty list.
-        check_seen(principal(), service.holder(account_id, named).user_id)
+        check_seen(principal(), service.holder(account_id, owner_id).user_id)
     return paging.page(query, [service.present(row) for row in rows], [row[0] for row in rows])
 
 

@@ -5,13 +5,12 @@ from uuid import UUID
 
 from flask import Request, Response, request
 
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import MOVERS, login_required, origin, principal
 from bank.batches import schemas, service, upload
 from bank.batches.models import BatchMode
 from bank.errors import Unprocessable
 from bank.transactions.service import Asked
 from bank.transactions.views import IDEMPOTENCY_KEY, REPLAYED, idempotency_key
-from bank.users.models import Role
 from bank.web import paging
 from bank.web.api import Blueprint, StrictParser
 from bank.web.body import json_response
@@ -48,7 +47,7 @@ _EXAMPLE = "type,to_username,amount,currency,reference\ntransfer,bob,12.34,USD,I
 
 
 @blp.route("", methods=["POST"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.doc(
     parameters=[IDEMPOTENCY_KEY],
     requestBody={"content": {CSV: {"schema": {"type": "string"}, "example": _EXAMPLE}}},

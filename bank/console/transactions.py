@@ -7,11 +7,11 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from bank.audit import service as audit
-from bank.auth.guard import origin, principal, viewer
+from bank.auth.guard import MOVERS, origin, principal, whose
 from bank.console.pages import GOES_ON, STOPS, Reason, blp, further, loaded, page
 from bank.console.session import signed_in
 from bank.db import reader
-from bank.errors import Forbidden, NotFound, Unprocessable
+from bank.errors import NotFound, Unprocessable
 from bank.events import store as events
 from bank.proof.receipts import NotAsSealed, NotSealed
 from bank.transactions import parties, review, schemas, service, store
@@ -20,9 +20,6 @@ from bank.users.models import Role
 from bank.web import paging
 from bank.web.body import json_response
 from bank.web.context import new_id
-from bank.web.fields import timestamp
-
-_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 
 @blp.get("/transactions")
@@ -30,9 +27,7 @@ _MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 def list_transactions() -> Response:
     """The newest first, by the filters of the API."""
     query = loaded(schemas.History(), request.args)
-    filters = {name: value for name, value in query.items() if name != "cursor"}
-    if viewer() not in (None, filters.get("user_id", viewer())):
-        raise Forbidden
+    filters = {name: value for name, value in query.items() if name != "cursor"} | {"user_id": whose(query)}
     rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), principal())
     return page(
         "transactions",
@@ -88,14 +83,10 @@ def _followed(transaction_id: str) -> dict[str, Any]:
     logged, audited = [], []
     if principal().may_read_all:
         with reader() as session:
-            logged = [
-                {**row._mapping, "recorded_at": timestamp(row.recorded_at)}
-                for row in events.read(session, {"stream_id": transaction_id}, 0, paging.MAX_LIMIT)
-            ]
-            audited = [
-                {**row._mapping, "created_at": timestamp(row.created_at)}
-                for row in audit.read(session, {"entity_type": "transaction", "entity_id": transaction_id}, None, paging.MAX_LIMIT)
-            ]
+            of_events = events.read(session, {"stream_id": transaction_id}, 0, paging.MAX_LIMIT)
+            of_audit = audit.read(session, {"entity_type": "transaction", "entity_id": transaction_id}, None, paging.MAX_LIMIT)
+        logged = [audit.present_event(row) for row in of_events]
+        audited = [audit.present(row) for row in of_audit]
     # Of a batch's items nothing is audited when they are taken in.
     asked_by = logged[0]["request_id"] if logged else None
     return {
@@ -120,14 +111,14 @@ def save_receipt(transaction_id: UUID) -> Response:
 
 
 @blp.get("/transactions/<uuid:transaction_id>/rollback")
-@signed_in(*_MOVERS)
+@signed_in(*MOVERS)
 def ask_rollback(transaction_id: UUID) -> Response:
     """How much is to be moved back, and why."""
     return _confirm(transaction_id, "rollback")
 
 
 @blp.post("/transactions/<uuid:transaction_id>/rollback")
-@signed_in(*_MOVERS)
+@signed_in(*MOVERS)
 def roll_back(transaction_id: UUID) -> Response:
     """Move money back."""
     body = loaded(schemas.Rollback(), request.form, "csrf", "key")

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from bank.accounts import service as accounts
 from bank.accounts.access import check_seen
-from bank.auth import service as logins
+from bank.auth import service as auth
 from bank.auth.guard import origin, principal, standing, viewer
 from bank.auth.schemas import Credentials
 from bank.batches import service as batches
@@ -49,8 +49,7 @@ def begin_login() -> Response:
     try:
         told = loaded(Credentials(), request.form, "next")
         before = session.current()
-        user_agent = request.headers.get("User-Agent", "")[:300] or None
-        begun = logins.begin_login(told["username"], told["password"], told.get("code"), user_agent, context.origin(None))
+        begun = auth.begin_login(told["username"], told["password"], told.get("code"), context.user_agent(), context.origin(None))
     except BankError as error:
         response = page("login", error.status, next=request.form.get("next", ""), refusal=error.detail)
         response.headers.extend(error.headers)
@@ -58,7 +57,7 @@ def begin_login() -> Response:
     if before is not None:
         # Nobody could end it any more: its cookie is overwritten.
         with suppress(Unauthenticated):
-            logins.logout(standing(before.user_id, before.login_id), context.origin(before.user_id))
+            auth.logout(standing(before.user_id, before.login_id), context.origin(before.user_id))
     return session.start(begun)
 
 
@@ -66,7 +65,7 @@ def begin_login() -> Response:
 @signed_in(renews=False, enrolling=True)
 def log_out() -> Response:
     """End the login."""
-    logins.logout(principal(), origin())
+    auth.logout(principal(), origin())
     return session.end(redirect(url_for("console.log_in"), 303))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Response
 
-from bank.auth.guard import login_required, origin, principal
+from bank.auth.guard import MOVERS, login_required, origin, principal
 from bank.fx import schemas, service
 from bank.resilience.cache import cache
 from bank.users.models import Role
@@ -44,7 +44,7 @@ def publish_rate(body: dict[str, Any]) -> Response:
 
 
 @blp.route("/quotes", methods=["POST"])
-@login_required(Role.CUSTOMER, Role.TELLER, Role.ADMIN)
+@login_required(*MOVERS)
 @blp.arguments(schemas.AskQuote(), example={"amount": "100.00", "currency": "USD", "to_currency": "EUR"})
 @blp.response(201, schemas.QuoteAnswer)
 @blp.problem(422, "Not valid; `errors` names each place. `rate_unavailable`: nobody has published a rate, or none that is new enough.")

@@ -7,8 +7,7 @@ from flask import Response
 from sqlalchemy import Row
 
 from bank.accounts.access import check_seen, only_seen_by
-from bank.auth.guard import login_required, origin, principal, viewer
-from bank.errors import Forbidden
+from bank.auth.guard import MOVERS, login_required, origin, principal, viewer, whose
 from bank.schedules import schemas, service
 from bank.transactions import parties
 from bank.transactions.schemas import DryRun
@@ -22,7 +21,6 @@ from bank.web.conditional import ETAG, IF_MATCH, resource
 
 blp = Blueprint("schedules", __name__, url_prefix="/api/v1/schedules", description="Transfers that are made again and again.")
 
-_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "The schedule."}}
 
@@ -44,7 +42,7 @@ def _seen(schedule_id: UUID) -> Row[Any]:
 
 
 @blp.route("", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.arguments(
     schemas.CreateSchedule(),
     example={
@@ -89,12 +87,7 @@ def list_schedules(query: dict[str, Any]) -> Response:
     Newest first: those that pay from the caller's accounts, or anybody's for staff (for tellers: customers'). Deleted ones only when
     their `status` is asked for.
     """
-    owner_id = viewer()
-    if "user_id" in query:
-        if owner_id not in (None, query["user_id"]):
-            raise Forbidden("Only staff may name a user.")
-        owner_id = query["user_id"]
-    rows = service.search(owner_id, query.get("status"), paging.after(query), query["limit"], only_seen_by(principal()))
+    rows = service.search(whose(query), query.get("status"), paging.after(query), query["limit"], only_seen_by(principal()))
     return paging.page(query, [service.present(row) for row in rows], [row.id for row in rows])
 
 
@@ -127,7 +120,7 @@ def list_runs(query: dict[str, Any], schedule_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:schedule_id>", methods=["PATCH"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.arguments(schemas.ChangeSchedule(), example={"status": "paused"})
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(200, schemas.ScheduleWithNextRuns, headers=ETAG, example={"status": "paused", "next_run_at": None, "next_runs": []})
@@ -143,7 +136,7 @@ def change_schedule(body: dict[str, Any], schedule_id: UUID) -> Response:
 
 
 @blp.route("/<uuid:schedule_id>", methods=["DELETE"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @blp.doc(parameters=[IF_MATCH])
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")

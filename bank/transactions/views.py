@@ -8,8 +8,8 @@ from uuid import UUID
 import orjson
 from flask import Response, request
 
-from bank.auth.guard import login_required, origin, principal, viewer
-from bank.errors import Forbidden, LedgerRefused, Unprocessable
+from bank.auth.guard import MOVERS, login_required, origin, principal, whose
+from bank.errors import LedgerRefused, Unprocessable
 from bank.proof.schemas import ReceiptAnswer
 from bank.transactions import parties, review, schemas, service, store
 from bank.transactions.models import TransactionType
@@ -22,7 +22,6 @@ from bank.web.examples import ALICE, ALICES_ACCOUNT, BOB, BOBS_ACCOUNT, OTHER_TR
 
 blp = Blueprint("transactions", __name__, url_prefix="/api/v1/transactions", description="Moving money.")
 
-_MOVERS = (Role.CUSTOMER, Role.TELLER, Role.ADMIN)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*([0-9]{1,2})\s*(?:$|,|;)", re.ASCII | re.IGNORECASE)
 
@@ -131,7 +130,7 @@ def _submit(intent: parties.Intent, body: dict[str, Any], query: dict[str, Any])
 
 
 @blp.route("/credit", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(
     _DEPOSIT, type="credit", from_user_id=None, from_account_id=None, to_amount="100.00", to_user_id=ALICE, to_account_id=ALICES_ACCOUNT
 )
@@ -147,7 +146,7 @@ def credit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 
 
 @blp.route("/debit", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(_WITHDRAWAL, type="debit", to_user_id=None, to_account_id=None, to_amount="20.00")
 @blp.arguments(schemas.CreditOrDebit(), example=_WITHDRAWAL)
 @blp.arguments(schemas.DryRun(), location="query")
@@ -161,7 +160,7 @@ def debit(body: dict[str, Any], query: dict[str, Any]) -> Response:
 
 
 @blp.route("/transfer", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(_TRANSFER)
 @blp.arguments(schemas.Transfer(), example=_TRANSFER)
 @blp.arguments(schemas.DryRun(), location="query")
@@ -179,7 +178,7 @@ _NOT_HELD = blp.problem(
 
 
 @blp.route("/<uuid:transaction_id>/capture", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(_CAPTURE, to_amount="5.00", captures_id=TRANSACTION, id=OTHER_TRANSACTION)
 @blp.arguments(schemas.Capture(), example=_CAPTURE)
 @blp.arguments(schemas.DryRun(), location="query")
@@ -193,7 +192,7 @@ def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -
 
 
 @blp.route("/<uuid:transaction_id>/void", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(_VOID, status="voided", description=_VOID["reason"], voids_id=TRANSACTION, id=OTHER_TRANSACTION)
 @blp.arguments(schemas.Void(), example=_VOID)
 @blp.arguments(schemas.DryRun(), location="query")
@@ -207,7 +206,7 @@ def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> R
 
 
 @blp.route("/<uuid:transaction_id>/rollback", methods=["POST"])
-@login_required(*_MOVERS)
+@login_required(*MOVERS)
 @_documented(
     _REFUND,
     type="rollback",
@@ -297,10 +296,7 @@ def history(query: dict[str, Any]) -> Response:
 
     Customers see those of their own accounts, tellers those of customers and their own, auditors and admins all.
     """
-    viewer_id = viewer()
-    if viewer_id is not None and query.get("user_id", viewer_id) != viewer_id:
-        raise Forbidden("Only staff may name a user.")
-    filters = {name: value for name, value in query.items() if name != "cursor"}
+    filters = {name: value for name, value in query.items() if name != "cursor"} | {"user_id": whose(query)}
     rows = service.history(store.HistoryQuery(before=paging.after(query), **filters), principal())
     return paging.page(query, [store.present(row) for row in rows], [row.seq for row in rows])
 

@@ -41,6 +41,11 @@ def sent_by_own_page() -> bool:
     return site == "same-origin" if site is not None else page == request.host_url.rstrip("/")
 
 
+def user_agent() -> str | None:
+    """By what program the caller asks, as it says itself and no longer than is worth keeping; None where it does not."""
+    return request.headers.get("User-Agent", "")[:300] or None
+
+
 def origin(actor_id: str | None) -> Origin:
     """Where the current request comes from, with `actor_id` as the one who acts."""
     return Origin(actor_id=actor_id, request_id=g.request_id, trace_id=g.trace_id, address=request.remote_addr)

@@ -244,8 +244,8 @@ class _Lifelike:
                 if not (known := self._known.get(f"cursor of {case.operation.label}")):
                     continue
                 value = draw.choice(known)
-            elif "example" in parameter and name not in self._known and draw.random() < 0.8:
-                value = parameter["example"]
+            elif "example" in parameter.get("schema", {}) and name not in self._known and draw.random() < 0.8:
+                value = parameter["schema"]["example"]
             query[name] = self._value(name, value, draw, 0.8)
         return query
 
@@ -301,8 +301,14 @@ class Fuzzer:
             with closing(psycopg2.connect(url)) as connection:
                 connection.autocommit = True
 
+                def new_cast() -> Cast:
+                    who = cast(self.app, password_hash, self.post)
+                    # Without a rate nothing could be changed into another currency.
+                    assert who.people["admin"].post("/fx/rates", {"currency": "USD", "rate": "1.25"}).status_code == 201
+                    return who
+
                 def begin(column: str) -> _Asker:
-                    return _Asker(self, column, lambda: cast(self.app, password_hash, self.post), report, cases, _Watch(connection))
+                    return _Asker(self, column, new_cast, report, cases, _Watch(connection))
 
                 for column in itertools.cycle(COLUMNS):
                     if report.cases >= cases:

@@ -103,7 +103,10 @@ _REMEMBERED = 4
 
 @dataclass
 class Report:
-    """What came of it: `finds` are what was wrong, by operation, with the first request that showed it."""
+    """What came of it: `finds` are what was wrong, by operation, with the first request that showed it.
+
+    `links` are those of chains that led from one success to another, as the two operations.
+    """
 
     seed: int
     cases: int = 0
@@ -111,6 +114,7 @@ class Report:
     seconds: float = 0.0
     statuses: dict[str, Counter[int]] = field(default_factory=lambda: {column: Counter() for column in COLUMNS})
     finds: dict[tuple[str, str], str] = field(default_factory=dict)
+    links: set[tuple[str, str]] = field(default_factory=set)
     # The operations that were seen to refuse who has no token, or one that is none. To ask each once is enough.
     guarded: set[str] = field(default_factory=set)
 
@@ -118,7 +122,8 @@ class Report:
         answered = ", ".join(f"{status}: {count}" for status, count in sorted(self.answered().items()))
         succeeded = ", ".join(f"{column} {share:.0%}" for column, share in self.succeeded().items())
         return (
-            f"seed {self.seed}, {self.cases} cases ({self.chained} in chains), {self.seconds:.1f} seconds, {len(self.finds)} finds\n"
+            f"seed {self.seed}, {self.cases} cases, {self.seconds:.1f} seconds, {len(self.finds)} finds\n"
+            f"chains: {self.chained} cases, {len(self.links)} links\n"
             f"answered: {answered}\nsucceeded: {succeeded}"
         )
 
@@ -378,7 +383,7 @@ class Fuzzer:
         try:
             seed(number)(self.chains).run(settings=settings(_settings(most), stateful_step_count=_STEPS))
         except Flaky:
-            # The bank has changed since it was asked the same before, and by this no bug: what comes next is something else then.
+            # Hypothesis asked the same again, and the bank had changed meanwhile, which is no bug. The next round has other chains.
             return
 
 
@@ -422,7 +427,10 @@ def chains_of(schema: Any) -> Any:
 
 @dataclass
 class _Asker:
-    """Sends cases as one caller, and looks at the answers. `column` is who that is in the cast."""
+    """Sends cases as one caller, and looks at the answers.
+
+    `column` is who that is in the cast, and `most` how many cases the report may have.
+    """
 
     fuzzer: Fuzzer
     column: str
@@ -472,6 +480,9 @@ class _Asker:
         self.lifelike.put_into(linked.case, draw, linked)
         response = self._send(linked.case, draw, recorder)
         self.report.chained += 1
+        source = recorder.find_parent(case_id=linked.case.id)
+        if source and response.status_code < 300:
+            self.report.links.add((source.operation.label, linked.case.operation.label))
         if response.status_code == 202:
             self.fuzzer.post()
         self.lost = self.lost or response.status_code == 401

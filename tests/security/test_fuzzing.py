@@ -40,6 +40,7 @@ def test_nothing_is_found(fuzzer: Fuzzer) -> None:
     assert report.cases == CASES
     # A request that is refused at once reaches little of the bank.
     assert report.chained >= 150, str(report)
+    assert len(report.links) >= 25, sorted(report.links)
     assert report.succeeded()["all"] > 0.1, str(report)
 
 
@@ -94,6 +95,14 @@ def test_an_open_door_is_found(
     # Enough for all that is sent at the boundaries.
     report = as_admin(monkeypatch, fuzzer, 150, chunk=50)
     assert any(told in what for _, what in report.finds), str(report)
+
+
+def test_a_case_that_names_no_host_is_sent(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, fuzzer, "accounts_list_accounts")
+    [operation] = fuzzer.operations
+    monkeypatch.setitem(fuzzer.boundaries, operation.label, [operation.Case(headers={"host": ""})])
+    report = as_admin(monkeypatch, fuzzer, 3, chunk=1)
+    assert (report.cases, report.finds) == (3, {})
 
 
 def _not_there(*_: object, **__: object) -> None:

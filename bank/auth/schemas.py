@@ -17,10 +17,15 @@ _TIME = {"format": "date-time", "example": "2026-01-31T12:00:00.000000Z"}
 # ASCII only: no two names look the same and are not. No @, so that no name is another's email.
 _USERNAME = r"[A-Za-z0-9][A-Za-z0-9._-]{2,63}"
 
-# What browsers take in <input type=email> (WHATWG HTML, 4.10.5.1.5), with a dot in the domain. Only a
-# mail that arrives proves an address; this keeps out what is none.
+# What browsers take in <input type=email> (WHATWG HTML, 4.10.5.1.5), with a dot in the domain, and no dot at
+# either end of what stands before the @ nor two in a row (RFC 5321, 4.1.2), which the format `email` of JSON
+# Schema forbids. Only a mail that arrives proves an address; this keeps out what is none.
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_EMAIL = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_EMAIL = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+"
+
+# RFC 5321, 4.5.3.1.1.
+_LONGEST_LOCAL_PART = 64
 
 
 class Username(Text):
@@ -36,6 +41,12 @@ class Email(Text):
     def __init__(self, **kwargs: Any) -> None:
         # RFC 5321, 4.5.3.1.3, less the angle brackets.
         super().__init__(least=6, most=254, pattern=_EMAIL, metadata={"format": "email", "example": "alice@example.com"}, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if text.index("@") > _LONGEST_LOCAL_PART:
+            raise ValidationError("Does not have the right form.")
+        return text
 
 
 class Password(fields.String):

@@ -132,6 +132,7 @@ _NO_TEXT = [None, ..., 5, 1.5, True, [], {}, "", "a\x00b", "\ud800", "a\nb"]
     ]
     + [("email", value) for value in [*_NO_TEXT, "a", "a@b", "@example.com", "a@", "a b@example.com", "a@exam ple.com", "a@example..com"]]
     + [("email", value) for value in ["a@-example.com", "a@example-.com", "a@b@example.com", f"{'x' * 65}@example.com", "ä@example.com"]]
+    + [("email", value) for value in [".a@example.com", "a.@example.com", "a..b@example.com"]]
     + [("email", f"a@{'x' * 60}.{'y' * 60}.{'z' * 60}.{'w' * 60}.{'v' * 20}.com"), ("email", "a@example.com\r\nBcc: b@example.com")]
     + [("password", value) for value in [*_NO_TEXT[:-1], "x" * 257, "short", "passwordpassword", "123456789012"]],
     ids=lambda value: repr(value)[:30],
@@ -151,6 +152,15 @@ def test_bad_input_is_a_422_that_names_the_field_and_writes_nothing(app: Flask, 
 def test_names_at_the_edge_are_taken(register: Register, value: str) -> None:
     name = value if len(value) == 64 else f"{value}{secrets.token_hex(4)}"
     assert register(username=name).status_code == 201
+
+
+@pytest.mark.parametrize("local", ["a.b.c", "!#$%&'*+-/=?^_`{|}~", "x" * 32])
+def test_emails_at_the_edge_are_taken(register: Register, local: str) -> None:
+    # 64 characters may stand before the @.
+    email = f"{local}.{secrets.token_hex(32)}"[:64] + "@example.com"
+    response = register(email=email)
+    assert response.status_code == 201, response.json
+    assert response.json["email"] == email
 
 
 @pytest.mark.parametrize("body", ["[]", '"x"', "null", "5", "", "{", '{"username": "a", "username": "b"}', '{"password": NaN}'])

@@ -253,6 +253,20 @@ class Config:
         _whole(0, 10),
         "How many proxies stand in front of the API: the address of a caller is taken from that many entries of X-Forwarded-For.",
     )
+    public_docs: bool | None = _setting(
+        "BANK_PUBLIC_DOCS",
+        None,
+        _yes_or_no,
+        "Whether anybody gets `/docs` and `/openapi.json`, which are not there otherwise. By default they are, but not in production.",
+    )
+    metrics_token: str = _setting(
+        "BANK_METRICS_TOKEN",
+        "",
+        _long,
+        "Whoever sends it (`Authorization: Bearer`) gets `/metrics`: at least 32 bytes. None by default: in production nobody gets them, "
+        "elsewhere everybody.",
+        secret=True,
+    )
     seal_key: str = _setting(
         "BANK_SEAL_KEY",
         "",
@@ -353,6 +367,16 @@ class Config:
         """What tokens, cursors and cookies may be signed by, as itsdangerous takes them: the last one is the one that signs."""
         return (*self.old_jwt_secrets, self.jwt_secret)
 
+    @property
+    def has_docs(self) -> bool:
+        """Whether `/docs` and `/openapi.json` are there."""
+        return self.env != "production" if self.public_docs is None else self.public_docs
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether somebody gets `/metrics`."""
+        return self.env != "production" or bool(self.metrics_token)
+
     def _missing(self) -> list[Finding]:
         wrong = []
         if not self.database_url:
@@ -399,6 +423,7 @@ class Config:
             ("JWT_SECRET_KEY", (self.jwt_secret,), "Who guesses it can be anybody."),
             ("JWT_OLD_SECRET_KEYS", self.old_jwt_secrets, "Who guesses one of them can be anybody."),
             ("BANK_TOTP_KEY", (self.totp_key,), "Who guesses it, and has a copy of the database, has every second factor."),
+            ("BANK_METRICS_TOKEN", (self.metrics_token,), "Who guesses it sees how much money is moved, and how the bank fares."),
             ("BANK_SEAL_KEY", (self.seal_key,), "Who guesses it can sign a log of their own."),
         ]
         wrong = []

@@ -18,7 +18,7 @@ make() { # NAME: 256 random bits, unless it is there
 }
 
 for name in postgres-password bank-password replication-password monitor-password redis-password jwt-secret-key jwt-old-secret-keys \
-  totp-key seal-key admin-password grafana-password; do
+  totp-key metrics-token seal-key admin-password grafana-password; do
   make "$name"
 done
 

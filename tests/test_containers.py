@@ -301,7 +301,7 @@ def test_the_example_holds_the_defaults_and_what_compose_sets() -> None:
     for setting in fields(Config):
         if setting.metadata["env"] in shown:
             default = setting.default
-            expected = "" if default == () else str(default).lower() if isinstance(default, bool) else str(default)
+            expected = "" if default in ((), None) else str(default).lower() if isinstance(default, bool) else str(default)
             assert shown[setting.metadata["env"]] == expected
     published = re.findall(r"\$\{([A-Z_]+):-(\d+)\}", (ROOT / "docker-compose.yml").read_text())
     assert published and all(shown[name] == port for name, port in published)

@@ -18,6 +18,7 @@ SAFE = {
     "JWT_SECRET_KEY": secrets.token_hex(32),
     "JWT_OLD_SECRET_KEYS": f"{secrets.token_urlsafe(32)},{secrets.token_hex(32)}",
     "BANK_TOTP_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+    "BANK_METRICS_TOKEN": secrets.token_urlsafe(32),
     "BANK_SEAL_KEY": secrets.token_hex(32),
     "BANK_CORS_ORIGINS": "https://shop.example, http://127.0.0.1:3000",
 }
@@ -35,6 +36,7 @@ UNSAFE = [
     ("JWT_SECRET_KEY", "x" * 64),
     ("JWT_OLD_SECRET_KEYS", f"{GOOD_KEY},{'0123456789abcdef' * 2}"),
     ("BANK_TOTP_KEY", "fedcba9876543210" * 2),
+    ("BANK_METRICS_TOKEN", "prometheus-prometheus-prometheus"),
     ("BANK_SEAL_KEY", "0123456789abcdef" * 4),
     ("DATABASE_URL", "postgresql://bank:postgres@localhost/bank"),
     ("DATABASE_URL", "postgresql://bank:Bank@localhost/bank"),
@@ -77,6 +79,7 @@ WRONG = [
     ("REDIS_URL", "memory://"),
     ("JWT_OLD_SECRET_KEYS", "short"),
     ("BANK_TOTP_KEY", "short"),
+    ("BANK_METRICS_TOKEN", "short"),
     ("BANK_SEAL_KEY", "short"),
     ("BANK_LANES", "0"),
     ("BANK_RATE_LIMIT", "very often"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.observability.conftest import SPAN, Watched, watched  # noqa: F401 - a fixture
+from tests.observability.conftest import METRICS_TOKEN, SPAN, Watched, watched  # noqa: F401 - a fixture
 from tests.processes import ADMIN_PASSWORD, HOST, ROOT, wait_until
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -96,7 +96,7 @@ def curl(watched: Watched, request_id: str, trace_id: str) -> str:  # noqa: F811
 
 def posted_transfers(watched: Watched) -> float:  # noqa: F811
     """The metric of posted transfers, over all processes."""
-    shown = watched.client.request("GET", "/metrics").body.decode()
+    shown = watched.client.request("GET", "/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"}).body.decode()
     return sum(
         float(value) for value in re.findall(r'^bank_transactions_posted_total\{[^}]*type="transfer"[^}]*\} ([0-9.e+]+)$', shown, re.M)
     )

@@ -300,7 +300,8 @@ class Config:
         "",
         _https_url,
         "Where the European Central Bank publishes its reference rates (`eurofxref-hist.zip`), asked every hour. "
-        "None by default: the copy that is installed with the bank, which ends when that was made.",
+        "None by default: the copy that is installed with the bank, which ends when that was made. In production it must be outside: no "
+        "private address, but by a proxy (`HTTPS_PROXY`).",
     )
     metrics_port: int = _setting(
         "BANK_METRICS_PORT",

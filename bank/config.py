@@ -154,6 +154,15 @@ class Config:
         "FLASK_DEBUG", False, _flask_debug, "Whether Flask runs for whoever looks for a mistake in it. Refused in production."
     )
     database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.", secret=True)
+    database_owner_url: str = _setting(
+        "DATABASE_OWNER_URL",
+        "",
+        _postgres_url,
+        "The same database as the role that owns its tables: for `bank migrate`, `bank rebuild` and `bank restore`, which give that of "
+        "`DATABASE_URL` the rights it needs, and for no other process. None by default: one role is both, and could drop what keeps the "
+        "log from being changed.",
+        secret=True,
+    )
     database_replica_url: str = _setting(
         "DATABASE_REPLICA_URL",
         "",
@@ -368,6 +377,10 @@ class Config:
         """What tokens, cursors and cookies may be signed by, as itsdangerous takes them: the last one is the one that signs."""
         return (*self.old_jwt_secrets, self.jwt_secret)
 
+    def as_owner(self) -> "Config":
+        """The same for who changes the schema: connects as the role that owns the tables, where that is another one."""
+        return replace(self, database_url=self.database_owner_url or self.database_url)
+
     @property
     def has_docs(self) -> bool:
         """Whether `/docs` and `/openapi.json` are there."""
@@ -432,8 +445,7 @@ class Config:
             # One that is too short is found already, and an empty one is not given.
             if any(len(key.encode()) >= 32 and _is_regular(key) for key in keys):
                 wrong.append(Finding(name, "is too regular to be secret; use `openssl rand -hex 32`", why, _MAKE_ONE))
-        urls = [("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url), ("REDIS_URL", self.redis_url)]
-        for name, url in urls:
+        for name, url in (*self._databases(), ("REDIS_URL", self.redis_url)):
             server = _server(url)
             if server.password and server.password.lower() in {*_DEFAULT_PASSWORDS, server.user.lower()}:
                 why = "It is among the first that are tried by whoever reaches the server."
@@ -441,10 +453,17 @@ class Config:
                 wrong.append(Finding(name, "holds a password that servers come with", why, remedy))
         return wrong
 
+    def _databases(self) -> list[tuple[str, str]]:
+        return [
+            ("DATABASE_URL", self.database_url),
+            ("DATABASE_OWNER_URL", self.database_owner_url),
+            ("DATABASE_REPLICA_URL", self.database_replica_url),
+        ]
+
     def _on_the_way(self) -> list[Finding]:
         """The servers on other machines that are spoken to without what they must be."""
         wrong = []
-        for name, url in (("DATABASE_URL", self.database_url), ("DATABASE_REPLICA_URL", self.database_replica_url)):
+        for name, url in self._databases():
             server = _server(url)
             encrypted = bool(server.ssl_modes) and {*server.ssl_modes} <= {"require", "verify-ca", "verify-full"}
             if not (encrypted or self.trusted_network or all(map(_is_here, server.hosts))):

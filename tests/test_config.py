@@ -14,6 +14,7 @@ from tests.test_house_rules import ROOT
 
 GIVEN = {
     "DATABASE_URL": "postgresql://bank:one@database/bank?sslmode=require",
+    "DATABASE_OWNER_URL": "postgresql://bank_owner:three@database/bank?sslmode=require",
     "DATABASE_REPLICA_URL": "postgresql://bank:one@replica/bank?sslmode=require",
     "REDIS_URL": "redis://:two@redis:6379/0",
     "JWT_SECRET_KEY": "5f1c0e7d92ab48d3a6b7f20c94e81d3b",

@@ -13,6 +13,7 @@ from bank.web.limits import settings
 # What production takes.
 SAFE = {
     "DATABASE_URL": f"postgresql://bank:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
+    "DATABASE_OWNER_URL": f"postgresql://bank_owner:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
     "DATABASE_REPLICA_URL": f"postgresql://bank:{secrets.token_hex(8)}@[2001:db8::1]:5433/bank?sslmode=require",
     "REDIS_URL": f"rediss://:{secrets.token_hex(8)}@redis.example:6379/0",
     "JWT_SECRET_KEY": secrets.token_hex(32),
@@ -51,7 +52,7 @@ UNSAFE = [
     # TLS that may be left out is none.
     *(
         (name, f"postgresql://bank:{GOOD_PASSWORD}@{rest}")
-        for name in ("DATABASE_URL", "DATABASE_REPLICA_URL")
+        for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL")
         for rest in (
             "database.example/bank",
             "10.0.0.1/bank",
@@ -116,7 +117,7 @@ def test_what_is_safe_is_ok() -> None:
     ids=str,
 )
 def test_what_stays_on_this_machine_or_is_said_to_be_trusted_is_ok(changes: dict[str, str]) -> None:
-    assert check({**SAFE, "DATABASE_REPLICA_URL": "", **changes}) == (0, "ok (production)\n")
+    assert check({**SAFE, "DATABASE_OWNER_URL": "", "DATABASE_REPLICA_URL": "", **changes}) == (0, "ok (production)\n")
 
 
 @pytest.mark.parametrize(("name", "value"), UNSAFE)

@@ -24,6 +24,14 @@ class Apart:
     everybody: dict[str, str]
     owner: dict[str, str]
 
+    @property
+    def url(self) -> str:
+        return self.everybody["DATABASE_URL"]
+
+    @property
+    def owner_url(self) -> str:
+        return self.owner["DATABASE_OWNER_URL"]
+
     def run(self, *arguments: str) -> str:
         """What a command of the bank says that the owner's URL is given to. Fails where it fails."""
         done = subprocess.run(
@@ -86,14 +94,31 @@ def move_money(bank: Bank) -> None:
     client.close()
 
 
-def test_the_bank_does_on_anothers_tables_what_it_does_on_its_own(bank: Bank, apart: Apart, tmp_path: Path) -> None:
+def test_the_bank_does_on_anothers_tables_what_it_does_on_its_own(
+    bank: Bank, apart: Apart, as_superuser: AsSuperuser, tmp_path: Path
+) -> None:
     move_money(bank)
     wait_until(lambda: query(apart.everybody, "SELECT 1 FROM blocks"), "the log is sealed", 60)
-    for command in (["check"], ["backup", str(tmp_path / "backup")]):
+    backup = str(tmp_path / "backup")
+    for command in (["check"], ["backup", backup]):
         done = subprocess.run(
             [sys.executable, "-m", "bank", *command], env=bank.environ, cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+    # And back, into a database that is empty.
+    name = f"back_{secrets.token_hex(4)}"
+    teller, owner = (make_url(url).set(database=name).render_as_string(hide_password=False) for url in (apart.url, apart.owner_url))
+    root = {"DATABASE_URL": as_superuser(apart.url)}
+    administer(root, f"CREATE DATABASE {name} OWNER {make_url(owner).username}")
+    try:
+        back = Apart({**bank.environ, "DATABASE_URL": teller}, {**bank.environ, "DATABASE_URL": teller, "DATABASE_OWNER_URL": owner})
+        key = query(apart.everybody, "SELECT encode(public_key, 'hex') FROM blocks LIMIT 1")[0][0]
+        back.run("restore", backup, "--key", key)
+        assert query(back.everybody, "SELECT count(*) > 0 FROM entries") == [(True,)]
+        assert refused(back, "DELETE FROM entries") and refused(back, "CREATE TABLE mine (id int)")
+    finally:
+        administer(root, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_rebuild_by_the_owner_leaves_the_bank_its_rights(bank: Bank, apart: Apart) -> None:

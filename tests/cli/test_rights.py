@@ -130,6 +130,20 @@ def test_a_rebuild_by_the_owner_leaves_the_bank_its_rights(bank: Bank, apart: Ap
     move_money(bank)
 
 
+def test_a_table_that_takes_anothers_place_can_be_written_from_that_moment_on(apart: Apart) -> None:
+    owner = {"DATABASE_URL": apart.owner_url}
+    query(owner, "CREATE SCHEMA shadowed; CREATE TABLE shadowed.entries (LIKE entries)")
+    role = make_url(apart.url).username
+    rights = query(
+        owner,
+        "SELECT has_table_privilege(%s, 'shadowed.entries', 'SELECT') AND has_table_privilege(%s, 'shadowed.entries', 'INSERT')",
+        role,
+        role,
+    )
+    query(owner, "DROP SCHEMA shadowed CASCADE")
+    assert rights == [(True,)]
+
+
 def refused(apart: Apart, statement: str) -> bool:
     """Whether the bank's role has no right to it, whatever a trigger says."""
     try:

@@ -71,7 +71,7 @@ def create_app(config: "Config | None" = None) -> "Flask":
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
         JWT_REFRESH_TOKEN_EXPIRES=timedelta(seconds=config.refresh_token_seconds),
         **database.settings(config.database_url, config.database_replica_url, max(config.web_threads, config.worker_threads + 1)),
-        **docs.SETTINGS,
+        **docs.settings(config),
         **rate_limits.settings(config),
     )
     if config.trusted_proxies:
@@ -94,10 +94,10 @@ def create_app(config: "Config | None" = None) -> "Flask":
     tokens.init_app(app)
     loads = {"account": accounts_service.shown, "balance": balances_service.shown, "user": users_service.shown, "rates": fx_service.shown}
     cache.init_app(app, config, loads)
-    metrics.init_app(app)
+    metrics.init_app(app, config)
     stats.init_app(app)
     health.init_app(app)
-    docs.init_app(app)
+    docs.init_app(app, config)
     api = Api(app)
     for blueprint in (
         auth,

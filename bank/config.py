@@ -144,6 +144,15 @@ class Config:
         "FLASK_DEBUG", False, _flask_debug, "Whether Flask runs for whoever looks for a mistake in it. Refused in production."
     )
     database_url: str = _setting("DATABASE_URL", "", _postgres_url, "Where PostgreSQL is. Required.", secret=True)
+    database_owner_url: str = _setting(
+        "DATABASE_OWNER_URL",
+        "",
+        _postgres_url,
+        "The same database as the role that owns its tables: for `bank migrate`, `bank rebuild` and `bank restore`, which give that of "
+        "`DATABASE_URL` the rights it needs, and for no other process. None by default: one role is both, and could drop what keeps the "
+        "log from being changed.",
+        secret=True,
+    )
     database_replica_url: str = _setting(
         "DATABASE_REPLICA_URL",
         "",
@@ -243,6 +252,20 @@ class Config:
         _whole(0, 10),
         "How many proxies stand in front of the API: the address of a caller is taken from that many entries of X-Forwarded-For.",
     )
+    public_docs: bool | None = _setting(
+        "BANK_PUBLIC_DOCS",
+        None,
+        _yes_or_no,
+        "Whether anybody gets `/docs` and `/openapi.json`, which are not there otherwise. By default they are, but not in production.",
+    )
+    metrics_token: str = _setting(
+        "BANK_METRICS_TOKEN",
+        "",
+        _long,
+        "Whoever sends it (`Authorization: Bearer`) gets `/metrics`: at least 32 bytes. None by default: in production nobody gets them, "
+        "elsewhere everybody.",
+        secret=True,
+    )
     seal_key: str = _setting(
         "BANK_SEAL_KEY",
         "",
@@ -276,7 +299,8 @@ class Config:
         "",
         _https_url,
         "Where the European Central Bank publishes its reference rates (`eurofxref-hist.zip`), asked every hour. "
-        "None by default: the copy that is installed with the bank, which ends when that was made.",
+        "None by default: the copy that is installed with the bank, which ends when that was made. In production it must be outside: no "
+        "private address, but by a proxy (`HTTPS_PROXY`).",
     )
     metrics_port: int = _setting(
         "BANK_METRICS_PORT",
@@ -342,6 +366,20 @@ class Config:
     def signing_keys(self) -> tuple[str, ...]:
         """What tokens, cursors and cookies may be signed by, as itsdangerous takes them: the last one is the one that signs."""
         return (*self.old_jwt_secrets, self.jwt_secret)
+
+    def as_owner(self) -> "Config":
+        """The same for who changes the schema: connects as the role that owns the tables, where that is another one."""
+        return replace(self, database_url=self.database_owner_url or self.database_url)
+
+    @property
+    def has_docs(self) -> bool:
+        """Whether `/docs` and `/openapi.json` are there."""
+        return self.env != "production" if self.public_docs is None else self.public_docs
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether somebody gets `/metrics`."""
+        return self.env != "production" or bool(self.metrics_token)
 
     def _missing(self) -> list[Finding]:
         wrong = []

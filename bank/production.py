@@ -52,6 +52,7 @@ def _guessable(config: "Config") -> list[Finding]:
         ("JWT_SECRET_KEY", (config.jwt_secret,), "Who guesses it can be anybody."),
         ("JWT_OLD_SECRET_KEYS", config.old_jwt_secrets, "Who guesses one of them can be anybody."),
         ("BANK_TOTP_KEY", (config.totp_key,), "Who guesses it, and has a copy of the database, has every second factor."),
+        ("BANK_METRICS_TOKEN", (config.metrics_token,), "Who guesses it sees how much money is moved, and how the bank fares."),
         ("BANK_SEAL_KEY", (config.seal_key,), "Who guesses it can sign a log of their own."),
     ]
     wrong = []
@@ -59,8 +60,7 @@ def _guessable(config: "Config") -> list[Finding]:
         # One that is too short is found already, and an empty one is not given.
         if any(len(key.encode()) >= 32 and _is_regular(key) for key in keys):
             wrong.append(Finding(name, "is too regular to be secret; use `openssl rand -hex 32`", why, MAKE_ONE))
-    urls = [("DATABASE_URL", config.database_url), ("DATABASE_REPLICA_URL", config.database_replica_url), ("REDIS_URL", config.redis_url)]
-    for name, url in urls:
+    for name, url in (*_databases(config), ("REDIS_URL", config.redis_url)):
         server = _server(url)
         if server.password and server.password.lower() in {*_DEFAULT_PASSWORDS, server.user.lower()}:
             why = "It is among the first that are tried by whoever reaches the server."
@@ -69,10 +69,18 @@ def _guessable(config: "Config") -> list[Finding]:
     return wrong
 
 
+def _databases(config: "Config") -> list[tuple[str, str]]:
+    return [
+        ("DATABASE_URL", config.database_url),
+        ("DATABASE_OWNER_URL", config.database_owner_url),
+        ("DATABASE_REPLICA_URL", config.database_replica_url),
+    ]
+
+
 def _on_the_way(config: "Config") -> list[Finding]:
     """The servers on other machines that are spoken to without what they must be."""
     wrong = []
-    for name, url in (("DATABASE_URL", config.database_url), ("DATABASE_REPLICA_URL", config.database_replica_url)):
+    for name, url in _databases(config):
         server = _server(url)
         encrypted = bool(server.ssl_modes) and {*server.ssl_modes} <= {"require", "verify-ca", "verify-full"}
         if not (encrypted or config.trusted_network or all(map(_is_here, server.hosts))):

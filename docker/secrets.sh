@@ -17,8 +17,8 @@ make() { # NAME: 256 random bits, unless it is there
   [ -s "secrets/$1" ] || random >"secrets/$1"
 }
 
-for name in postgres-password bank-password replication-password monitor-password redis-password jwt-secret-key jwt-old-secret-keys \
-  totp-key seal-key admin-password grafana-password; do
+for name in postgres-password owner-password bank-password replication-password monitor-password redis-password jwt-secret-key jwt-old-secret-keys \
+  totp-key metrics-token seal-key admin-password grafana-password; do
   make "$name"
 done
 
@@ -30,6 +30,7 @@ derive() { # NAME FORMAT PASSWORD: what holds that password, anew
 
 # The primary, or the proxy in front of whichever is the primary, has the name `database`. The replica is `database-replica`, in the same way.
 derive database-url 'postgresql://bank:%s@database:5432/bank' bank-password
+derive database-owner-url 'postgresql://bank_owner:%s@database:5432/bank' owner-password
 derive database-replica-url 'postgresql://bank:%s@database-replica:5433/bank' bank-password
 derive redis-url 'redis://:%s@redis:6379/0' redis-password
 derive redis-exporter.json '{"redis://redis:6379": "%s"}' redis-password

@@ -262,14 +262,15 @@ def test_make_secrets_leaves_what_is_there(made: Path) -> None:
 
 
 def test_a_password_made_elsewhere_is_in_what_is_written_from_it(made: Path) -> None:
-    for name in ("bank-password", "redis-password"):
+    for name in ("owner-password", "bank-password", "redis-password"):
         (made / "secrets" / name).chmod(0o600)
         (made / "secrets" / name).write_text(f"own-{name}")
     subprocess.run(["make", "--silent", "secrets"], cwd=made, check=True, capture_output=True)
     holders = [path.name for path in sorted((made / "secrets").iterdir()) if path.name.endswith(("-url", ".json"))]
-    assert holders == ["database-replica-url", "database-url", "redis-exporter.json", "redis-url"]
+    assert holders == ["database-owner-url", "database-replica-url", "database-url", "redis-exporter.json", "redis-url"]
     for name in holders:
-        assert f"own-{'bank' if 'database' in name else 'redis'}-password" in (made / "secrets" / name).read_text()
+        whose = "owner" if "owner" in name else "bank" if "database" in name else "redis"
+        assert f"own-{whose}-password" in (made / "secrets" / name).read_text()
 
 
 @pytest.mark.parametrize("name", of_the_bank())
@@ -301,7 +302,7 @@ def test_the_example_holds_the_defaults_and_what_compose_sets() -> None:
     for setting in fields(Config):
         if setting.metadata["env"] in shown:
             default = setting.default
-            expected = "" if default == () else str(default).lower() if isinstance(default, bool) else str(default)
+            expected = "" if default in ((), None) else str(default).lower() if isinstance(default, bool) else str(default)
             assert shown[setting.metadata["env"]] == expected
     published = re.findall(r"\$\{([A-Z_]+):-(\d+)\}", (ROOT / "docker-compose.yml").read_text())
     assert published and all(shown[name] == port for name, port in published)

@@ -119,7 +119,7 @@ def settings_table() -> str:
     """The table of settings as docs/settings.md must have it."""
 
     def default(value: object) -> str:
-        if value in ("", ()):
+        if value in ("", (), None):
             return ""
         return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from bank import create_app
 from bank.accounts.service import ensure_all_outside
 from bank.auth import passwords
+from bank.cli import rights
 from bank.config import Config, with_secrets
 from bank.db import db, unit_of_work
 from bank.errors import Unprocessable
@@ -22,16 +23,18 @@ from bank.users.models import Role
 
 @click.command("migrate")
 def command() -> None:
-    """Upgrade the schema, add lanes, and make the administrator `admin` where there is none.
+    """Upgrade the schema, give the bank's role its rights, add lanes, and make the administrator `admin` where there is none.
 
     The administrator's password is taken from BANK_ADMIN_PASSWORD, and only at the first time: later it
     is changed through the API. Safe to run again and while the bank runs.
     """
-    app = create_app()
+    config = Config.from_env()
+    app = create_app(config.as_owner())
     environ = with_secrets(os.environ)
     with app.app_context():
         bind(app)
         upgrade()
+        rights.grant(config)
         add_lanes(app.config["BANK"])
         make_administrator(environ.get("BANK_ADMIN_PASSWORD"), app.config["BANK"].password_min_length)
 

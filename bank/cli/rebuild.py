@@ -10,6 +10,7 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from bank import create_app
+from bank.cli import rights
 from bank.cli.progress import progress
 from bank.cli.telling import Unknown
 from bank.config import Config, ConfigError
@@ -43,7 +44,8 @@ def command(check: bool, swaps: bool) -> None:
         raise click.UsageError("--check changes nothing, --swap does: give one of them.")
     console = Console(highlight=False)
     try:
-        app = create_app(replace(Config.from_env(), log_level="WARNING"))
+        config = replace(Config.from_env(), log_level="WARNING")
+        app = create_app(config.as_owner())
         with app.app_context(), shadow.alone():
             if check:
                 _forget()
@@ -55,7 +57,10 @@ def command(check: bool, swaps: bool) -> None:
             if check:
                 _forget()
             if swaps:
-                console.print(f"Swapped. Writers waited for at most {swap(position):.3f} s.")
+                waited = swap(position)
+                # The tables are others now, and were made with the rights of any.
+                rights.grant(config)
+                console.print(f"Swapped. Writers waited for at most {waited:.3f} s.")
                 if broken := finish():
                     raise Unknown(f"Constraints do not hold on the swapped tables: {', '.join(broken)}")
     except DBAPIError as error:

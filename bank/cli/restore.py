@@ -10,6 +10,7 @@ from rich.console import Console
 from sqlalchemy import text
 
 from bank import create_app
+from bank.cli import rights
 from bank.cli.backup import DUMP, HEAD
 from bank.cli.check import all_hold
 from bank.cli.postgres import BackupFailed, load
@@ -47,12 +48,13 @@ def command(directory: Path, keys: tuple[str, ...]) -> None:
             raise Unknown(f"A key is named, and the backup has no {HEAD} that it could have signed.")
         public_keys = trusted(keys) if head.exists() else set()
         kept = verification.head_of(orjson.loads(head.read_bytes()), public_keys) if head.exists() else None
-        app = create_app(config)
+        app = create_app(config.as_owner())
         with app.app_context():
             with reader() as session:
                 if session.execute(_TABLES).scalar_one():
                     raise Unknown("The database is not empty. Make a new one for the backup.")
-            load(config.database_url, directory / DUMP)
+            load(config.as_owner().database_url, directory / DUMP)
+            rights.grant(config)
             _settle()
             sealed = kept is None or is_as_sealed(public_keys, kept)
             if kept is None:

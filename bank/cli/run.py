@@ -13,6 +13,7 @@ from bank.cli.administrator import USERNAME, Administrator
 from bank.cli.layout import Layout
 from bank.cli.migrated import Migration
 from bank.cli.supervisor import StartError, StopRequestedError, Supervisor
+from bank.config import Config
 from bank.embedded import HOST, EmbeddedError, Server, port_is_free
 
 
@@ -69,18 +70,18 @@ def _start(layout: Layout, supervisor: Supervisor) -> None:
     supervisor.launch(*needed)
     place = administrator.place(environment["DATABASE_URL"])
     supervisor.wait(*needed)
-    _print_table(layout, servers, place)
+    _print_table(layout, servers, place, Config.from_env(environment))
     supervisor.launch(*more)
 
 
-def _print_table(layout: Layout, servers: list[Server], password_place: str) -> None:
+def _print_table(layout: Layout, servers: list[Server], password_place: str, config: Config) -> None:
     api, dashboard = f"http://{HOST}:{layout.port}", f"http://{HOST}:{layout.dashboard_port}"
     table = Table(title="The bank is running", title_justify="left", show_header=False, box=box.ROUNDED)
     rows = {
         "API": f"{api}/api/v1",
-        "Swagger UI": f"{api}/docs",
+        **({"Swagger UI": f"{api}/docs"} if config.has_docs else {}),
         "rq-dashboard": f"{dashboard}/rq/",
-        "Metrics": f"{api}/metrics",
+        **({"Metrics": f"{api}/metrics"} if config.has_metrics else {}),
         "Health": f"{api}/health/ready",
         "Administrator": USERNAME,
         "Password in": password_place,

@@ -19,7 +19,7 @@ def refresh_rates() -> int:
     """
     config: Config = current_app.config["BANK"]
     service.forget_quotes()
-    provider: RateProvider = EuropeanCentralBank(config.fx_url)
+    provider: RateProvider = EuropeanCentralBank(config.fx_url, outside_only=config.env == "production")
     days = provider.days_after(service.newest_day())
     service.record(provider.name, days)
     if days:

@@ -289,6 +289,10 @@ _PUBLISH = text(
 )
 
 
+# Any number; it is the name of the lock of who publishes.
+_PUBLISHING = 0x6678726174657321
+
+
 def publish(currency: str, rate: Decimal, day: date | None, origin: Origin) -> dict[str, Any]:
     """An administrator's own rate (units of `currency` for one euro) for a day (None: today); it counts before all others of that day.
 
@@ -296,7 +300,7 @@ def publish(currency: str, rate: Decimal, day: date | None, origin: Origin) -> d
     """
     with unit_of_work() as session:
         # Two at once must not take the same number; and who only reads waits for nobody.
-        session.execute(text("LOCK TABLE fx_rates IN SHARE ROW EXCLUSIVE MODE"))
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _PUBLISHING})
         today: date = session.execute(text("SELECT CURRENT_DATE")).scalar_one()
         if day is not None and day > today:
             raise Unprocessable.at("/date", "Lies in the future.")

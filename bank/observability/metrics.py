@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from hmac import compare_digest
 from http import HTTPMethod
 from pathlib import Path
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, abort, g, request
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 from prometheus_flask_exporter import NO_PREFIX, PrometheusMetrics
@@ -17,6 +18,7 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
+from bank.config import Config
 from bank.db import REPLICA, Databases, db, route
 from bank.money import exponent
 from bank.processing.counters import (
@@ -72,8 +74,9 @@ _connections = Gauge(
 _most_connections = Gauge("bank_database_connections_max", "How many those processes may open.", ["pool"], multiprocess_mode="livesum")
 
 
-def init_app(app: Flask) -> None:
-    """Serve `/metrics`, with requests counted by endpoint and never by path: paths hold ids."""
+def init_app(app: Flask, config: Config) -> None:
+    """Serve `/metrics` to who may have it, with requests counted by endpoint and never by path: paths hold ids."""
+    app.before_request(lambda: _hide(config))
     exporter = PrometheusMetrics
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         exporter = GunicornInternalPrometheusMetrics
@@ -93,6 +96,16 @@ def init_app(app: Flask) -> None:
     with app.app_context():
         for key, engine in db.engines.items():
             _watch(key or "writer", engine.pool, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["max_overflow"])
+
+
+def _hide(config: Config) -> None:
+    """Be no such path to who may not see the metrics: they tell how much money is moved, and what is out of order."""
+    if request.endpoint != "prometheus_metrics":
+        return
+    given = request.authorization
+    sent = given.token if given is not None and given.type == "bearer" else None
+    if not config.has_metrics or (config.metrics_token and not compare_digest((sent or "").encode(), config.metrics_token.encode())):
+        abort(404)
 
 
 def _forget_the_dead() -> None:

@@ -94,7 +94,13 @@ def prepare() -> int:
 
 
 def drop_if_idle(connection: Connection) -> None:
-    """Throw the shadow away if no rebuild is at work on it, in the caller's transaction. One that is takes in what happens meanwhile."""
+    """Throw the shadow away if it is the caller's, and no rebuild is at work on it, in the caller's transaction.
+
+    A rebuild that is, or comes later, takes in what happens meanwhile.
+    """
+    own = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s AND pg_has_role(nspowner, 'MEMBER'))"
+    if not connection.exec_driver_sql(own, (SHADOW,)).scalar_one():
+        return
     if connection.exec_driver_sql("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).scalar_one():
         drop(connection)
 

@@ -6,20 +6,8 @@ from typing import Any
 import swagger_ui_bundle
 from flask import Flask, Response, send_from_directory
 
+from bank.config import Config
 from bank.web.limits import limiter
-
-SETTINGS: dict[str, Any] = {
-    "API_TITLE": "bank",
-    "API_VERSION": "v1",
-    # Swagger UI's bundle reads 3.0.
-    "OPENAPI_VERSION": "3.0.3",
-    "OPENAPI_URL_PREFIX": "/",
-    "OPENAPI_JSON_PATH": "openapi.json",
-    "API_SPEC_OPTIONS": {
-        "info": {"description": "Double-entry money: credit, debit, transfer, roll back, and read what was when."},
-        "components": {"securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
-    },
-}
 
 _FILES = next((Path(swagger_ui_bundle.__file__).parent / "vendor").glob("swagger-ui-*"))
 
@@ -51,8 +39,26 @@ _POLICY = (
 )
 
 
-def init_app(app: Flask) -> None:
-    """Serve Swagger UI. The document itself is flask-smorest's."""
+def settings(config: Config) -> dict[str, Any]:
+    """flask-smorest's part of Flask's configuration. It serves the document, or does not where it has no address."""
+    return {
+        "API_TITLE": "bank",
+        "API_VERSION": "v1",
+        # Swagger UI's bundle reads 3.0.
+        "OPENAPI_VERSION": "3.0.3",
+        "OPENAPI_URL_PREFIX": "/" if config.has_docs else None,
+        "OPENAPI_JSON_PATH": "openapi.json",
+        "API_SPEC_OPTIONS": {
+            "info": {"description": "Double-entry money: credit, debit, transfer, roll back, and read what was when."},
+            "components": {"securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
+        },
+    }
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Serve Swagger UI, where there is something to show."""
+    if not config.has_docs:
+        return
     app.add_url_rule("/docs", "docs.page", limiter.exempt(_page))
     app.add_url_rule("/docs/start.js", "docs.start", limiter.exempt(_start))
     app.add_url_rule("/docs/<path:name>", "docs.file", limiter.exempt(_file))

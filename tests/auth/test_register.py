@@ -1,6 +1,7 @@
 """Registering a customer, and nothing more."""
 
 import json
+import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def test_it_appends_an_event_and_an_audit_row(app: Flask, register: Register) ->
         event = session.execute(text("SELECT * FROM events WHERE stream_id = :id"), {"id": user["id"]}).one()
         audit = session.execute(text("SELECT * FROM audit_logs WHERE entity_id = :id"), {"id": user["id"]}).one()
     assert (event.type, event.version, event.actor_id) == ("UserRegistered", 1, None)
+    assert re.fullmatch("[0-9a-f]{32}", event.data.pop("salt"))
     assert event.data == {"username": user["username"], "email": user["email"], "role": "customer", "status": "active"}
     assert (audit.entity_type, audit.action, audit.details) == ("user", "user.registered", {"role": "customer"})
     assert audit.request_id == event.request_id is not None

@@ -13,11 +13,13 @@ from bank.web.limits import settings
 # What production takes.
 SAFE = {
     "DATABASE_URL": f"postgresql://bank:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
+    "DATABASE_OWNER_URL": f"postgresql://bank_owner:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
     "DATABASE_REPLICA_URL": f"postgresql://bank:{secrets.token_hex(8)}@[2001:db8::1]:5433/bank?sslmode=require",
     "REDIS_URL": f"rediss://:{secrets.token_hex(8)}@redis.example:6379/0",
     "JWT_SECRET_KEY": secrets.token_hex(32),
     "JWT_OLD_SECRET_KEYS": f"{secrets.token_urlsafe(32)},{secrets.token_hex(32)}",
     "BANK_TOTP_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+    "BANK_METRICS_TOKEN": secrets.token_urlsafe(32),
     "BANK_SEAL_KEY": secrets.token_hex(32),
     "BANK_CORS_ORIGINS": "https://shop.example, http://127.0.0.1:3000",
 }
@@ -35,6 +37,7 @@ UNSAFE = [
     ("JWT_SECRET_KEY", "x" * 64),
     ("JWT_OLD_SECRET_KEYS", f"{GOOD_KEY},{'0123456789abcdef' * 2}"),
     ("BANK_TOTP_KEY", "fedcba9876543210" * 2),
+    ("BANK_METRICS_TOKEN", "prometheus-prometheus-prometheus"),
     ("BANK_SEAL_KEY", "0123456789abcdef" * 4),
     ("DATABASE_URL", "postgresql://bank:postgres@localhost/bank"),
     ("DATABASE_URL", "postgresql://bank:Bank@localhost/bank"),
@@ -49,7 +52,7 @@ UNSAFE = [
     # TLS that may be left out is none.
     *(
         (name, f"postgresql://bank:{GOOD_PASSWORD}@{rest}")
-        for name in ("DATABASE_URL", "DATABASE_REPLICA_URL")
+        for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL")
         for rest in (
             "database.example/bank",
             "10.0.0.1/bank",
@@ -77,6 +80,7 @@ WRONG = [
     ("REDIS_URL", "memory://"),
     ("JWT_OLD_SECRET_KEYS", "short"),
     ("BANK_TOTP_KEY", "short"),
+    ("BANK_METRICS_TOKEN", "short"),
     ("BANK_SEAL_KEY", "short"),
     ("BANK_LANES", "0"),
     ("BANK_RATE_LIMIT", "very often"),
@@ -113,7 +117,7 @@ def test_what_is_safe_is_ok() -> None:
     ids=str,
 )
 def test_what_stays_on_this_machine_or_is_said_to_be_trusted_is_ok(changes: dict[str, str]) -> None:
-    assert check({**SAFE, "DATABASE_REPLICA_URL": "", **changes}) == (0, "ok (production)\n")
+    assert check({**SAFE, "DATABASE_OWNER_URL": "", "DATABASE_REPLICA_URL": "", **changes}) == (0, "ok (production)\n")
 
 
 @pytest.mark.parametrize(("name", "value"), UNSAFE)

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +217,21 @@ def test_a_pickle_in_redis_is_not_run(browser: FlaskClient, admin: Person, confi
             worker.register_death()
             pickled.delete(delete_jobs=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_dashboards_own_script_may_run_and_no_other_by_its_number(board: Flask, browser: FlaskClient, admin: Person) -> None:
+    numbers = set()
+    for path in ("/rq/", "/rq/0/view/workers", "/rq/0/view/jobs"):
+        answer = browser.get(path, headers=basic(admin.username))
+        policy = answer.headers["Content-Security-Policy"]
+        (number,) = re.findall(r"script-src 'self' 'nonce-([\w-]{22})' 'unsafe-eval';", policy)
+        assert answer.text.count(number) == answer.text.count(f'<script type="text/javascript" nonce="{number}">') == 1
+        numbers.add(number)
+    assert len(numbers) == 3
+    # What comes into a page unescaped looks like it, and gets none.
+    planted = '<script type="text/javascript">'
+    with board.test_request_context():
+        assert board.jinja_env.from_string("{{ planted|safe }}").render(planted=planted) == planted
 
 
 def test_pages_cannot_be_framed(browser: FlaskClient, admin: Person) -> None:

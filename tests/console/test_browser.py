@@ -4,33 +4,21 @@ Screenshots of every page are kept in `build/screenshots`.
 """
 
 import json
-import os
 import re
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.observability.conftest import SPAN, Watched, watched  # noqa: F401 - a fixture
+from tests.browser import chromium, needs_chromium  # noqa: F401 - a fixture
+from tests.observability.conftest import METRICS_TOKEN, SPAN, Watched, watched  # noqa: F401 - a fixture
 from tests.processes import ADMIN_PASSWORD, HOST, ROOT, wait_until
 
-CHROMIUM = Path("/usr/bin/chromium")
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missing: .ci/tools installs it.")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)
-    with sync_playwright() as playwright:
-        # As root it has no sandbox; what it opens is ours.
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -96,7 +84,7 @@ def curl(watched: Watched, request_id: str, trace_id: str) -> str:  # noqa: F811
 
 def posted_transfers(watched: Watched) -> float:  # noqa: F811
     """The metric of posted transfers, over all processes."""
-    shown = watched.client.request("GET", "/metrics").body.decode()
+    shown = watched.client.request("GET", "/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"}).body.decode()
     return sum(
         float(value) for value in re.findall(r'^bank_transactions_posted_total\{[^}]*type="transfer"[^}]*\} ([0-9.e+]+)$', shown, re.M)
     )

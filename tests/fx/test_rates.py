@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 from urllib.error import URLError
@@ -99,7 +100,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | Exception], 
                 raise answer
             return io.BytesIO(answer)
 
-        monkeypatch.setattr(provider._OPENER, "open", urlopen)
+        monkeypatch.setattr(provider, "_opener", lambda _: SimpleNamespace(open=urlopen))
         return asked
 
     return publish

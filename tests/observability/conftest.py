@@ -21,6 +21,7 @@ from tests.processes import HOST, ROOT, Bank, Client, free_port, fresh_database,
 from tests.proof.conftest import SEED
 
 SEAL_KEY = secrets.token_hex(32)
+METRICS_TOKEN = secrets.token_hex(32)
 TRACE, SPAN = secrets.token_hex(16), secrets.token_hex(8)
 
 
@@ -57,6 +58,8 @@ def watched(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
             "BANK_SELF_SERVICE_DEPOSITS": "false",
             "BANK_LOG_LEVEL": "INFO",
             "BANK_SEAL_KEY": SEAL_KEY,
+            "BANK_METRICS_TOKEN": METRICS_TOKEN,
+            "BANK_PUBLIC_DOCS": "true",
             "BANK_TRACES_URL": sink.url,
             "BANK_TRACES_PERCENT": "0",
             "OTEL_BSP_SCHEDULE_DELAY": "100",

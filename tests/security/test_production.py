@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from flask import Flask
 
 from bank import create_app
@@ -29,6 +30,8 @@ SAFE = {
         ("JWT_SECRET_KEY", "abcabcab" * 8),
         ("BANK_TOTP_KEY", "short"),
         ("BANK_TOTP_KEY", "x" * 64),
+        ("BANK_METRICS_TOKEN", "short"),
+        ("BANK_METRICS_TOKEN", "x" * 64),
         ("BANK_SEAL_KEY", "0" * 64),
         ("BANK_SEAL_KEY", "secret"),
         ("BANK_SELF_SERVICE_DEPOSITS", "true"),
@@ -82,6 +85,66 @@ def test_with_flasks_debugging_switched_on_a_bug_still_tells_nothing(
     answer = app.test_client().get("/api/v1/accounts", headers={"Authorization": f"Bearer {alice.token}"})
     assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
     assert "secret" not in answer.text and "Traceback" not in answer.text
+
+
+def asked(app: Flask, path: str, token: str = "") -> tuple[int, dict[str, Any] | None]:
+    """What is answered, but for what is of that one request."""
+    answer = app.test_client().get(path, headers={"Authorization": token} if token else {})
+    problem = {**answer.json, "request_id": None, "instance": None} if answer.mimetype == "application/problem+json" else None
+    return answer.status_code, problem
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json"])
+def test_the_documentation_is_not_there_in_production_unless_it_is_opened(config: Config, path: str) -> None:
+    def told(**settings: Any) -> tuple[int, dict[str, Any] | None]:
+        return asked(create_app(replace(config, **settings)), path)
+
+    nothing = asked(create_app(config), "/nothing")
+    assert nothing[0] == 404
+    assert told(env="production") == nothing
+    assert told(env="production", public_docs=True) == told(env="development") == (200, None)
+    assert told(env="development", public_docs=False) == nothing
+
+
+TOKEN = "b7d02c9e41f6385ab19c7e04d2f5863a"
+
+
+def test_the_metrics_are_not_there_in_production_but_for_who_has_the_token(config: Config, alice: Person) -> None:
+    hidden = create_app(replace(config, env="production"))
+    by_token = create_app(replace(config, env="production", metrics_token=TOKEN))
+    nothing = asked(hidden, "/nothing")
+    for given in ("", f"Bearer {TOKEN}", "Bearer ", f"Bearer {alice.token}"):
+        assert asked(hidden, "/metrics", given) == nothing
+    for wrong in (
+        "",
+        "Bearer ",
+        "Bearer",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}0",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer \xe9",
+        f"Bearer {alice.token}",
+    ):
+        assert asked(by_token, "/metrics", wrong) == nothing
+    assert asked(by_token, "/metrics", f"Bearer {TOKEN}") == (200, None)
+    assert by_token.test_client().options("/metrics").status_code == 404
+
+
+def test_the_metrics_are_open_where_somebody_develops_unless_they_have_a_token(config: Config) -> None:
+    assert asked(create_app(replace(config, env="development")), "/metrics") == (200, None)
+    assert asked(create_app(replace(config, env="development", metrics_token=TOKEN)), "/metrics")[0] == 404
+
+
+def test_prometheus_is_given_the_token_that_the_api_asks_for() -> None:
+    (job,) = [
+        job
+        for job in yaml.safe_load((ROOT / "monitoring/prometheus/prometheus.yml").read_text())["scrape_configs"]
+        if job["job_name"] == "api"
+    ]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for api in ("api-1", "api-2"):
+        assert services[api]["environment"]["BANK_METRICS_TOKEN_FILE"] == job["authorization"]["credentials_file"]
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "///metrics//"])

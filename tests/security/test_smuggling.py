@@ -1,6 +1,6 @@
 """A request whose end two servers could see at different places is refused, so that none can be hidden in another's body.
 
-What answers here is the bank's own server. That HAProxy in front of it refuses these too is not tried: it is not installed from PyPI.
+What answers here is the bank's own server; `test_through_the_proxy.py` tries the same through HAProxy.
 """
 
 import socket

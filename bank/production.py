@@ -88,10 +88,15 @@ def _on_the_way(config: "Config") -> list[Finding]:
             remedy = "Add ?sslmode=verify-full to the URL (or require); BANK_TRUSTED_NETWORK=true where the network is the bank's own."
             wrong.append(Finding(name, "reaches PostgreSQL on another machine without TLS", why, remedy))
     server = _server(config.redis_url)
-    if not server.password and not all(map(_is_here, server.hosts)):
+    away = not all(map(_is_here, server.hosts))
+    if away and not server.password:
         why = "Whoever reaches it can empty the queues, and lift every limit."
         remedy = "Set `requirepass` there, and write redis://:password@host:6379/0."
         wrong.append(Finding("REDIS_URL", "reaches Redis on another machine without a password", why, remedy))
+    elif away and not (config.redis_url.startswith("rediss://") or config.trusted_network):
+        why = "Whoever is on the way reads its password, and may then ring, lift limits and change what is shown."
+        remedy = "Write rediss:// for redis://; BANK_TRUSTED_NETWORK=true where the network is the bank's own."
+        wrong.append(Finding("REDIS_URL", "reaches Redis on another machine without TLS", why, remedy))
     return wrong
 
 

@@ -16,7 +16,7 @@ GIVEN = {
     "DATABASE_URL": "postgresql://bank:one@database/bank?sslmode=require",
     "DATABASE_OWNER_URL": "postgresql://bank_owner:three@database/bank?sslmode=require",
     "DATABASE_REPLICA_URL": "postgresql://bank:one@replica/bank?sslmode=require",
-    "REDIS_URL": "redis://:two@redis:6379/0",
+    "REDIS_URL": "rediss://:two@redis:6379/0",
     "JWT_SECRET_KEY": "5f1c0e7d92ab48d3a6b7f20c94e81d3b",
     "JWT_OLD_SECRET_KEYS": "c2a94f7e015b8d6390e1f4a72d5c8b36,71e0b9d24ca85f3617d8e2b0f94a6c53",
     "BANK_TOTP_KEY": "e83b5d07c41f9a26b0d7e5f3128c6a94",

@@ -13,25 +13,12 @@ from rq_scheduler import Scheduler
 from bank.config import Config
 from bank.observability import logs
 from bank.processing.queue import QUEUE, SLOW_QUEUE
+from bank.processing.ticks import SLOW, TICKS
 
 log = structlog.get_logger(__name__)
 
-# What ticks, and how often in seconds.
-TICKS = {
-    "bank.schedules.jobs.run_due": 2,
-    "bank.processing.tasks.sweep": 3,
-    "bank.processing.expiry.expire_holds": 5,
-    "bank.replay.jobs.sweep_replays": 5,
-    "bank.processing.sample.check_sample": 60,
-    "bank.fx.jobs.refresh_rates": 3_600,
-    "bank.auth.jobs.forget_logins": 3_600,
-}
-
 # A tick that is put back is due at once, also when the machine's clock is just being put back.
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
-# What may take long, or waits for others, keeps nobody from posting.
-_SLOW = {"bank.fx.jobs.refresh_rates", "bank.auth.jobs.forget_logins"}
 
 
 class JsonJob(Job):
@@ -59,7 +46,7 @@ class Clock(Scheduler):
                     interval=seconds,
                     id=tick,
                     description=tick,
-                    queue_name=SLOW_QUEUE if task in _SLOW else QUEUE,
+                    queue_name=SLOW_QUEUE if task in SLOW else QUEUE,
                 )
         return super().enqueue_jobs()
 

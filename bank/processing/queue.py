@@ -37,6 +37,9 @@ BATCH_QUEUE = "bank-batch"
 # How long a mark keeps bells for its lane out of the queue, should nobody answer it or its worker be killed.
 _MARK_SECONDS = 5
 
+# What a bell names.
+DRAIN = "bank.processing.tasks.drain"
+
 # In the place of a number of rings: more than any drain has answered, so there is work left.
 UNANSWERED = -1
 
@@ -110,7 +113,7 @@ class Bells:
             _, marked = pipeline.execute()
         if marked:
             queue(BATCH_QUEUE if lane == BATCH_LANE else QUEUE).enqueue(
-                "bank.processing.tasks.drain",
+                DRAIN,
                 lane,
                 description=f"drain lane {lane}",
                 result_ttl=0,

@@ -1,5 +1,6 @@
 """The RQ worker of the bank: it runs jobs in its own process, where the thread pool and the counters live."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -17,8 +18,26 @@ from bank.ledger import store
 from bank.ledger.system import every_lane
 from bank.processes import spare_collector
 from bank.processing.processor import Processor
-from bank.processing.queue import QUEUE
+from bank.processing.queue import DRAIN, QUEUE
+from bank.processing.ticks import TICKS
 from bank.replay import jobs as replays
+
+_JOBS = {DRAIN, *TICKS}
+
+
+class BankJob(Job):
+    """A job that is one of the bank's. Whoever can write to Redis could name any function that there is to be imported, or have one
+    called back."""
+
+    # Properties of RQ's, which import what the job names.
+    success_callback = failure_callback = stopped_callback = None
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """What is to be run. Raises PermissionError for what is no job of the bank."""
+        if self.func_name not in _JOBS:
+            raise PermissionError("This is no job of the bank.")
+        return super().func
 
 
 class BankWorker(SimpleWorker):
@@ -29,6 +48,7 @@ class BankWorker(SimpleWorker):
     nothing either way: its claim is free when its connection dies.
     """
 
+    job_class = BankJob
     processor: Processor
 
     # RQ would wait up to a minute before it asks again for a Redis that was away for one.

@@ -12,9 +12,9 @@ from werkzeug.test import TestResponse
 from bank import create_app
 from bank.auth import jobs, logins
 from bank.auth.tokens import pair
-from bank.cli.scheduler import TICKS
 from bank.config import Config
 from bank.db import db, reader, unit_of_work
+from bank.processing.ticks import TICKS
 from bank.web.context import new_id
 from tests.auth.conftest import LogIn
 from tests.conftest import Person

@@ -70,6 +70,8 @@ UNSAFE = [
     ("DATABASE_URL", "postgres://database.example"),
     ("REDIS_URL", "redis://redis.example:6379/0"),
     ("REDIS_URL", "rediss://somebody@10.0.0.1"),
+    ("REDIS_URL", "redis://:w0nt-guess@redis.example:6379/0"),
+    ("REDIS_URL", "redis://redis.example?password=w0nt-guess"),
     ("REDIS_URL", "redis:///0?host=redis.example"),
 ]
 
@@ -111,8 +113,9 @@ def test_what_is_safe_is_ok() -> None:
         {"DATABASE_URL": "postgresql://bank@/bank?host=/run/postgresql", "REDIS_URL": "redis://localhost"},
         {"DATABASE_URL": "postgresql://bank:w0nt-guess@127.0.0.2:5432/bank", "REDIS_URL": "redis://[::1]:6379"},
         {"DATABASE_URL": "postgresql://bank:w0nt-guess@database/bank", "BANK_TRUSTED_NETWORK": "true"},
-        {"FLASK_DEBUG": "0", "REDIS_URL": "redis://somebody:w0nt-guess@redis.example"},
-        {"REDIS_URL": "redis://redis.example?password=w0nt-guess"},
+        {"FLASK_DEBUG": "0", "REDIS_URL": "rediss://somebody:w0nt-guess@redis.example"},
+        {"REDIS_URL": "rediss://redis.example?password=w0nt-guess"},
+        {"REDIS_URL": "redis://:w0nt-guess@redis.example", "BANK_TRUSTED_NETWORK": "true"},
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from tests.test_house_rules import ROOT
 SAFE = {
     "BANK_ENV": "production",
     "DATABASE_URL": "postgresql://bank:one@database/bank?sslmode=verify-full",
-    "REDIS_URL": "redis://:two@redis:6379/0",
+    "REDIS_URL": "rediss://:two@redis:6379/0",
     "JWT_SECRET_KEY": "a9c5e17b3d8f42061f7be0d35c94a8267e1b0d9f5a3c8e64",
 }
 

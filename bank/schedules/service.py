@@ -245,8 +245,8 @@ def delete(schedule_id: str, owner_id: str | None, origin: Origin) -> None:
 
 def delete_all_of(session: Session, user_id: str, origin: Origin) -> None:
     """Let nothing of a user's ever run again, in the caller's unit of work, which holds the user's row locked."""
-    for schedule_id in store.ids_of(session, user_id):
-        row = _found(store.get(session, schedule_id, user_id, lock=True))
+    for schedule_id in store.lock_all_of(session, user_id):
+        row = _found(store.get(session, schedule_id, user_id))
         if row.status != ScheduleStatus.DELETED:
             _delete(session, row, origin)
 

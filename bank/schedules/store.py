@@ -112,9 +112,12 @@ def get(session: Session, schedule_id: str, owner_id: str | None, *, lock: bool 
     return session.execute(text(statement), {"id": schedule_id, "owner": owner_id}).one_or_none()
 
 
-def ids_of(session: Session, user_id: str) -> Sequence[str]:
-    """Every schedule by which a user pays, in the order in which they are locked."""
-    query = text("SELECT id::text FROM schedules WHERE from_user_id = CAST(:user_id AS uuid) ORDER BY id")
+def lock_all_of(session: Session, user_id: str) -> Sequence[str]:
+    """Lock every schedule by which a user pays; their ids.
+
+    Before the user's row: a tick has the schedule locked when it submits what refers to the user.
+    """
+    query = text("SELECT id::text FROM schedules WHERE from_user_id = CAST(:user_id AS uuid) ORDER BY id FOR NO KEY UPDATE")
     return session.execute(query, {"user_id": user_id}).scalars().all()
 
 

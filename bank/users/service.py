@@ -23,6 +23,7 @@ from bank.errors import AlreadyTaken, Conflict, Forbidden, NotFound, Unprocessab
 from bank.events import store as events
 from bank.events.types import Origin, UserChanged, UserRegistered
 from bank.schedules import service as schedules
+from bank.schedules import store as schedules_store
 from bank.users.models import Role, User, UserStatus
 from bank.web.conditional import check_if_match
 from bank.web.context import new_id
@@ -183,7 +184,9 @@ def delete(who: Principal, user_id: str, origin: Origin) -> None:
 
 
 def locked_whole(session: Session, user_id: str) -> User:
-    """The user's row, locked so that whoever just submits something for them is finished first, or finds them changed."""
+    """The user's row, locked so that whoever just submits something for them is finished first, or finds them changed; and their
+    schedules before it."""
+    schedules_store.lock_all_of(session, user_id)
     return _locked(session, user_id, whole=True)
 
 

@@ -365,3 +365,30 @@ def test_a_schedule_that_comes_too_late_is_refused(house: House, monkeypatch: py
     assert found(house, ["yearly door"]) == []
     assert house.admin.get(f"/schedules/{first.json['id']}").json["status"] == "deleted"
     assert house.admin.patch(f"/schedules/{first.json['id']}", {"name": "Again"}).status_code == 409
+
+
+@pytest.mark.parametrize("act", ["deleted", "erased"])
+def test_a_tick_at_work_on_a_schedule_and_the_end_of_its_user_do_not_wait_for_each_other(house: House, act: str) -> None:
+    ada, bob = house.customer("ada"), house.customer("bob")
+    account, theirs = (who.open_account()["id"] for who in (ada, bob))
+    body = {
+        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
+        "run_at": "2099-01-31T08:00:00Z",
+    }
+    schedule = ada.post("/schedules", body).json["id"]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    answers: list[int] = []
+
+    def end() -> None:
+        done = erase(house, ada) if act == "erased" else house.admin.request("DELETE", f"/users/{ada.id}")
+        answers.append(done.status_code)
+
+    ending = threading.Thread(target=end)
+    with house.app.app_context(), unit_of_work() as session:
+        session.execute(text("SELECT FROM schedules WHERE id = CAST(:id AS uuid) FOR NO KEY UPDATE"), {"id": schedule})
+        ending.start()
+        wait_until(lambda: query(house.environ, waiting)[0][0] > 0, "the user's end waits for the tick", 20)
+        # As a transaction does that refers to them.
+        session.execute(text("SELECT FROM users WHERE id = CAST(:id AS uuid) FOR KEY SHARE"), {"id": ada.id})
+    ending.join(20)
+    assert answers == [204]

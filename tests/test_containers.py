@@ -26,7 +26,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
 # They end when they are done, so nothing can be asked of them, and nothing starts them again.
-ONE_SHOTS = {"migrate", "backup"}
+ONE_SHOTS = {"migrate", "backup", "restore"}
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 

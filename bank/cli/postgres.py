@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
+from bank.rebuild.projections import REPLACED, SHADOW
+
 
 class BackupFailed(RuntimeError):
     """pg_dump or pg_restore did not do it; the text is what it said."""
@@ -16,7 +18,9 @@ class BackupFailed(RuntimeError):
 def dump(url: str, file: Path) -> None:
     """Write the database to `file` in pg_dump's custom format, as it is at one moment. Raises BackupFailed."""
     file.touch(mode=0o600)
-    _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={file}")
+    # What rebuilds leave there is made again, and may be another role's.
+    aside = (f"--exclude-schema={schema}" for schema in (SHADOW, REPLACED))
+    _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", *aside, f"--file={file}")
 
 
 def load(url: str, file: Path) -> None:

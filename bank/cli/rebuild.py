@@ -51,11 +51,15 @@ def command(check: bool, swaps: bool) -> None:
                 _forget()
             elif broken := finish():
                 raise Unknown(f"An earlier swap left constraints that do not hold: {', '.join(broken)}")
+            # An earlier swap may have been killed before it did.
+            rights.grant(config)
             position = _build(console)
             compared = compare()
             _show(console, compared)
             if check:
                 _forget()
+            elif not swaps:
+                shadow.drop_if_outdated()
             if swaps:
                 waited = swap(position)
                 # The tables are others now, and were made with the rights of any.

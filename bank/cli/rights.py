@@ -2,7 +2,7 @@
 
 from sqlalchemy import make_url
 
-from bank.config import Config
+from bank.config import Config, ConfigError
 from bank.db import unit_of_work
 
 # Of what is written once a trigger refuses the change. Who has no right to it and does not own the table can take no trigger away. An
@@ -22,11 +22,14 @@ _TABLES = """
 def grant(config: Config) -> None:
     """Give the role of DATABASE_URL what it needs on the tables of that of DATABASE_OWNER_URL. Nothing to do where these are one.
 
-    To be called in the context of an application that connects as the owner. May be called again, and while the bank runs.
+    To be called in the context of an application that connects as the owner. May be called again, and while the bank runs. Raises
+    ConfigError where DATABASE_URL names no role.
     """
     role, owner = make_url(config.database_url).username, make_url(config.as_owner().database_url).username
-    if role is None or role == owner:
+    if role == owner:
         return
+    if role is None:
+        raise ConfigError("DATABASE_URL: must name its role where DATABASE_OWNER_URL is given.")
     with unit_of_work() as session:
         connection = session.connection()
         to = connection.dialect.identifier_preparer.quote(role)

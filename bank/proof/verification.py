@@ -203,7 +203,7 @@ def _check_events(block: Block, header: blocks.Header, rows: Sequence[Row[Any]],
             faults.add(f"Block {block.number}: {gone} sealed {'event is' if gone == 1 else 'events are'} gone, {where}.")
 
 
-_ERASURES = text("SELECT data FROM events WHERE type = 'PersonalDataErased'")
+_ERASURES = text("SELECT position, data FROM events WHERE type = 'PersonalDataErased'")
 _LEFT = text(
     "SELECT x.position, e.data::text FROM erased_events x LEFT JOIN events e USING (position) WHERE x.position <= :last ORDER BY 1"
 )
@@ -211,15 +211,20 @@ _LEFT = text(
 
 def _check_erased(session: Session, last: int, faults: Faults) -> int:
     """Hold what is left of erased events against the events that tell of their erasure. How many there are."""
-    told = {position: left for data in session.execute(_ERASURES).scalars() for position, left in data["events"]}
-    erased = 0
-    for position, data in session.execute(_LEFT, {"last": last}):
-        erased += 1
+    # In this order: what is erased in between is not looked at.
+    left = session.execute(_LEFT, {"last": last}).all()
+    told: dict[int, str] = {}
+    for position, data in session.execute(_ERASURES):
+        try:
+            told |= dict(data["events"])
+        except (KeyError, TypeError, ValueError):
+            faults.add(f"Event {position} does not tell what it erased.")
+    for position, data in left:
         if position not in told:
             faults.add(f"Event {position} is kept as erased, and no erasure tells of it.")
         elif data is not None and sha256(data.encode()).hexdigest() != told[position]:
             faults.add(f"Event {position} is not what its erasure left of it.")
-    return erased
+    return len(left)
 
 
 def _tail(session: Session) -> Tail:

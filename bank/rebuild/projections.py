@@ -14,6 +14,9 @@ from bank.transactions.many import ROWS_OF_EVENTS
 SHADOW = "rebuild"
 """The schema in which the projections are made."""
 
+REPLACED = "replaced"
+"""The schema of the tables that were in use before a swap, until they are dropped."""
+
 TABLES = {
     "users": ("id",),
     "accounts": ("id",),
@@ -138,6 +141,11 @@ _NEXT_RUN = f"""
 
 # The order is that of a thing's life: within one part of the log a row is made before it is changed.
 STATEMENTS = [
+    # A name that somebody gave up may be another's within the same part.
+    *(
+        _of(kind, f"UPDATE {SHADOW}.users u SET username = '_' || u.id, email = '_' || u.id FROM event e WHERE u.id = e.stream_id")
+        for kind in ("UserChanged", "PersonalDataErased")
+    ),
     _of(
         "UserRegistered",
         f"""

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
+import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from bank.db import db, reader, unit_of_work
-from bank.errors import Conflict
+from bank.errors import BankError, Conflict
 from bank.events.horizon import settled
 from bank.events.types import UnknownEventError
-from bank.rebuild.projections import CLOSINGS, READ, SHADOW, STATEMENTS, TABLES
+from bank.rebuild.projections import CLOSINGS, READ, REPLACED, SHADOW, STATEMENTS, TABLES
+
+log = structlog.get_logger(__name__)
 
 # Positions that are read in one transaction: large enough to be fast, small enough to lose little.
 _PART = 20_000
@@ -42,7 +46,7 @@ def alone() -> Iterator[None]:
     # A connection of its own, since the lock is the session's: it must outlive every transaction of the rebuild.
     with db.engine.connect() as connection:
         if not connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).scalar_one():
-            raise Conflict("Another rebuild is at work on this database.")
+            raise Conflict("Another rebuild, or an erasure, is at work on this database.")
         # Rolled back: an open transaction would be ended for idling, and hold up whoever waits for older ones.
         connection.rollback()
         try:
@@ -93,16 +97,31 @@ def prepare() -> int:
     return 0
 
 
-def drop_if_idle(connection: Connection) -> None:
-    """Throw the shadow away if it is the caller's, and no rebuild is at work on it, in the caller's transaction.
+def drop_if_idle() -> None:
+    """Throw away what is left of rebuilds that ended, which may hold what has just been erased. Nothing fails with it.
 
-    A rebuild that is, or comes later, takes in what happens meanwhile.
+    One that is at work takes in what happens meanwhile. What is another role's stays, or what somebody reads: docs/privacy.md.
     """
-    own = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s AND pg_has_role(nspowner, 'MEMBER'))"
-    if not connection.exec_driver_sql(own, (SHADOW,)).scalar_one():
-        return
-    if connection.exec_driver_sql("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).scalar_one():
-        drop(connection)
+    try:
+        with unit_of_work() as session:
+            connection = session.connection()
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '500ms'")
+            if connection.exec_driver_sql("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).scalar_one():
+                for schema in (SHADOW, REPLACED):
+                    connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    except (BankError, SQLAlchemyError) as error:
+        log.warning("shadow_not_dropped", error=str(error))
+
+
+def drop_if_outdated() -> None:
+    """Throw the shadow away where something was erased that it has not taken in, at the end of a rebuild that leaves it."""
+    with patient() as session:
+        connection = session.connection()
+        erased = (
+            f"SELECT EXISTS (SELECT FROM events, {SHADOW}.progress p WHERE type = 'PersonalDataErased' AND events.position > p.position)"
+        )
+        if connection.exec_driver_sql(erased).scalar_one():
+            drop(connection)
 
 
 def drop(connection: Connection) -> None:

@@ -17,10 +17,9 @@ from bank.errors import Unavailable
 from bank.ledger import store
 from bank.processing.queue import bells
 from bank.rebuild import shadow
-from bank.rebuild.projections import SHADOW, TABLES
+from bank.rebuild.projections import REPLACED, SHADOW, TABLES
 
 # Where the old tables go until they are dropped.
-_REPLACED = "replaced"
 
 # Users stay: a password hash is in no event. Their rows are put right in place.
 _SWAPPED = [table for table in TABLES if table != "users"]
@@ -128,9 +127,9 @@ def _swap(connection: Connection) -> None:
     for table, name, definition in (*had.foreign, *had.constraints):
         if definition.startswith("FOREIGN KEY"):
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-    connection.exec_driver_sql(f"CREATE SCHEMA {_REPLACED}")
+    connection.exec_driver_sql(f"CREATE SCHEMA {REPLACED}")
     for table in _SWAPPED:
-        connection.exec_driver_sql(f"ALTER TABLE public.{table} SET SCHEMA {_REPLACED}")
+        connection.exec_driver_sql(f"ALTER TABLE public.{table} SET SCHEMA {REPLACED}")
         connection.exec_driver_sql(f"ALTER TABLE {SHADOW}.{table} SET SCHEMA public")
     for table, name, definition in (*had.constraints, *had.foreign):
         connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition.removesuffix(' NOT VALID')} NOT VALID")
@@ -184,5 +183,5 @@ def finish() -> list[str]:
         except IntegrityError:
             broken.append(f"{table}.{name}")
     with shadow.patient() as session:
-        session.connection().exec_driver_sql(f"DROP SCHEMA IF EXISTS {_REPLACED} CASCADE")
+        session.connection().exec_driver_sql(f"DROP SCHEMA IF EXISTS {REPLACED} CASCADE")
     return broken

@@ -115,7 +115,7 @@ def create_many(session: Session, wanted: Sequence[Wanted], now: datetime, origi
 def _insert(session: Session, made: Sequence[tuple[str, Wanted]], now: datetime, origin: Origin) -> None:
     created = [(schedule_id, _created(each, now, origin)) for schedule_id, each in made]
     # Who came past the guard before their user was deleted, and here after it, would leave behind what runs for nobody.
-    if not store.are_there(session, {event.from_user_id for _, event in created}):
+    if not store.none_deleted(session, {event.from_user_id for _, event in created}):
         raise Conflict("The user whose account pays was deleted.")
     store.create(session.connection(), created, origin)
 

@@ -121,7 +121,7 @@ def lock_all_of(session: Session, user_id: str) -> Sequence[str]:
     return session.execute(query, {"user_id": user_id}).scalars().all()
 
 
-def are_there(session: Session, user_ids: Collection[str]) -> bool:
+def none_deleted(session: Session, user_ids: Collection[str]) -> bool:
     """Whether none of these users is deleted, which cannot change before the unit of work ends."""
     query = text("SELECT status FROM users WHERE id = ANY(CAST(:user_ids AS uuid[])) ORDER BY id FOR KEY SHARE")
     return "deleted" not in session.execute(query, {"user_ids": list(user_ids)}).scalars().all()

@@ -171,4 +171,8 @@ class IdempotencyKey(Base):
     answer_by: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
 
-    __table_args__ = (CheckConstraint("num_nonnulls(transaction_id, batch_id, schedule_id) = 1", name="made"),)
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(transaction_id, batch_id, schedule_id) = 1", name="made"),
+        # For an erasure: the answer tells what the schedule is called.
+        Index("ix_idempotency_keys_schedule_id", "schedule_id", postgresql_where=text("schedule_id IS NOT NULL")),
+    )

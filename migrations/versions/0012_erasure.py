@@ -7,7 +7,7 @@ Revises: 0011
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.beside import extend
+from migrations.beside import build_index, extend
 
 revision = "0012"
 down_revision = "0011"
@@ -70,6 +70,13 @@ def upgrade() -> None:
     """Safe while the bank runs, and to run again after it failed."""
     with op.get_context().autocommit_block():
         extend("users", {"erased_at": "timestamptz"}, {})
+        # What tells the name of a schedule, whoever made it.
+        build_index(
+            "ix_idempotency_keys_schedule_id",
+            "idempotency_keys",
+            ["schedule_id"],
+            postgresql_where=sa.text("schedule_id IS NOT NULL"),
+        )
         op.create_table(
             "erased_events",
             sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -94,9 +101,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Raises SystemExit where something was erased: without what stands for it, the log could not be verified any more."""
-    if op.get_bind().exec_driver_sql("SELECT EXISTS (SELECT FROM erased_events)").scalar_one():
-        raise SystemExit("Events were erased: the version before cannot verify these.")
+    """Raises SystemExit where somebody was erased: the version before can neither read the event nor verify the log."""
+    if op.get_bind().exec_driver_sql("SELECT EXISTS (SELECT FROM users WHERE erased_at IS NOT NULL)").scalar_one():
+        raise SystemExit("Users were erased: the version before cannot read that.")
     for table, function in (("events", "refuse_change_of_event"), ("audit_logs", "refuse_change_of_audit_log")):
         op.execute(
             f"CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
@@ -106,4 +113,5 @@ def downgrade() -> None:
         op.execute(f"DROP FUNCTION {function}()")
     op.execute("DROP FUNCTION left_of_event(text, smallint, uuid, json)")
     op.drop_table("erased_events")
+    op.drop_index("ix_idempotency_keys_schedule_id", "idempotency_keys")
     op.drop_column("users", "erased_at")

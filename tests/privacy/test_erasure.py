@@ -2,6 +2,7 @@
 
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,18 +270,35 @@ def test_tables_that_were_made_again_before_have_no_names_either(house: House) -
     ada = house.customer("ada")
     account = ada.open_account(name=f"Egg of {ada.username}")["id"]
     assert house.run("rebuild").exit_code == 0
-    # Which an erasure throws away, or what is at work on it makes good.
+    # A rebuild that is at work keeps what it has made, and takes in that it is erased; and that the name is somebody else's then.
     with house.app.app_context(), shadow.alone():
         assert erase(house, ada).status_code == 204
+    assert query(house.environ, "SELECT count(*) FROM rebuild.users WHERE username = %s", ada.username) == [(1,)]
+    body = {"username": ada.username, "email": f"{ada.username}@example.com", "password": PASSWORD}
+    again = ada.client.post("/api/v1/auth/register", json=body)
+    assert again.status_code == 201
     swapped = house.run("rebuild", "--swap")
     assert swapped.exit_code == 0, swapped.output
-    assert found(house, [ada.username]) == []
+    assert query(house.environ, "SELECT id::text FROM users WHERE username = %s", ada.username) == [(again.json["id"],)]
     assert house.admin.get(f"/accounts/{account}").json["name"] is None
     user = house.admin.get(f"/users/{ada.id}").json
     assert (user["username"], user["status"]) == (f"_erased-{ada.id}", "deleted")
+
+
+def test_what_a_rebuild_left_behind_is_thrown_away(house: House) -> None:
+    ada, bob = house.customer("ada"), house.customer("bob")
     assert house.run("rebuild").exit_code == 0
-    bob = house.customer("bob")
-    assert erase(house, bob).status_code == 204
+    query(house.environ, "CREATE SCHEMA replaced; CREATE TABLE replaced.users AS SELECT * FROM users")
+    assert erase(house, ada).status_code == 204
+    assert query(house.environ, "SELECT to_regclass('rebuild.users'), to_regclass('replaced.users')") == [(None, None)]
+    # But not while somebody reads it, which is nobody's fault but has an end.
+    assert house.run("rebuild").exit_code == 0
+    with house.app.app_context(), unit_of_work() as session, ThreadPoolExecutor(1) as pool:
+        session.execute(text("SELECT count(*) FROM rebuild.users"))
+        assert pool.submit(erase, house, bob).result().status_code == 204
+    assert query(house.environ, "SELECT to_regclass('rebuild.users') IS NULL") == [(False,)]
+    with house.app.app_context(), shadow.alone():
+        shadow.drop_if_outdated()
     assert query(house.environ, "SELECT to_regclass('rebuild.users')") == [(None,)]
 
 

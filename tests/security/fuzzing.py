@@ -76,12 +76,12 @@ _REFUSALS = ["406", "412", "422"]
 _SOFTLY_DELETED = ("/api/v1/users/", "/api/v1/schedules/")
 
 # Those that end users and logins come last: who is gone is asked nothing more.
-_LAST = ("auth_logout", "users_change_user", "users_delete_user")
+_LAST = ("auth_logout", "users_change_user", "users_delete_user", "privacy_erase_user")
 
 # Not audit_logs: who could not log in is noted there, and is to be.
 _COUNTED = (
     *("transactions", "entries", "events", "idempotency_keys", "accounts", "users", "batches", "schedules"),
-    *("fx_rates", "fx_quotes", "limits", "rules", "replays"),
+    *("fx_rates", "fx_quotes", "limits", "rules", "replays", "erased_events"),
 )
 
 

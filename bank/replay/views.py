@@ -19,7 +19,7 @@ _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where to
 
 @blp.route("", methods=["POST"])
 @login_required(Role.AUDITOR, Role.ADMIN)
-@blp.arguments(schemas.StartReplay(), example={"until_time": "2026-01-31T12:00:00Z"})
+@blp.arguments(schemas.StartReplay(), required=False, example={"until_time": "2026-01-31T12:00:00Z"})
 @blp.response(202, schemas.ReplayAnswer, headers=_LOCATION)
 @blp.problem(409, "`too_many_replays`: three wait or are at work.")
 def start_replay(body: dict[str, Any]) -> Response:

@@ -180,7 +180,7 @@ _NOT_HELD = blp.problem(
 @blp.route("/<uuid:transaction_id>/capture", methods=["POST"])
 @login_required(*MOVERS)
 @_documented(_CAPTURE, to_amount="5.00", captures_id=TRANSACTION, id=OTHER_TRANSACTION)
-@blp.arguments(schemas.Capture(), example=_CAPTURE)
+@blp.arguments(schemas.Capture(), required=False, example=_CAPTURE)
 @blp.arguments(schemas.DryRun(), location="query")
 @_NOT_HELD
 def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
@@ -194,7 +194,7 @@ def capture(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -
 @blp.route("/<uuid:transaction_id>/void", methods=["POST"])
 @login_required(*MOVERS)
 @_documented(_VOID, status="voided", description=_VOID["reason"], voids_id=TRANSACTION, id=OTHER_TRANSACTION)
-@blp.arguments(schemas.Void(), example=_VOID)
+@blp.arguments(schemas.Void(), required=False, example=_VOID)
 @blp.arguments(schemas.DryRun(), location="query")
 @_NOT_HELD
 def void(body: dict[str, Any], query: dict[str, Any], transaction_id: UUID) -> Response:
@@ -237,7 +237,7 @@ def _ends_review(status: str, **ended: Any) -> Callable[[View], View]:
     """Document what both views that end a review take and answer; `status` and `ended` are what becomes of the transaction."""
     documents = (
         blp.arguments(schemas.DryRun(), location="query"),
-        blp.arguments(schemas.EndReview(), example={"reason": "Called back by the customer"}),
+        blp.arguments(schemas.EndReview(), required=False, example={"reason": "Called back by the customer"}),
         blp.doc(parameters=[IDEMPOTENCY_KEY]),
         blp.response(200, schemas.TransactionAnswer, headers=REPLAYED, example={"status": status, **ended}),
         blp.problem(404, "Not there."),

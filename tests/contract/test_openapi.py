@@ -99,6 +99,17 @@ def test_every_field_of_a_request_has_an_example_or_says_what_it_is(document):
                 assert told, (method, path, field)
 
 
+def test_a_body_is_optional_where_a_request_without_one_does_something(document):
+    optional = {
+        operation["operationId"]
+        for _, _, operation in document.operations()
+        if "requestBody" in operation and not operation["requestBody"].get("required", False)
+    }
+    # Whoever changes something must say what, and these say it by their paths, or mean all there is.
+    ending = {f"transactions_{act}" for act in ("capture", "void", "approve", "reject")}
+    assert optional == {*ending, "replays_start_replay"}
+
+
 def test_every_operation_documents_the_problems_it_can_answer(document):
     for method, path, operation in document.operations():
         expected = {"422", "429", "503", "default"}

@@ -22,7 +22,7 @@ from bank.processing.queue import DRAIN, QUEUE
 from bank.processing.ticks import TICKS
 from bank.replay import jobs as replays
 
-_JOBS = {DRAIN, *TICKS}
+_JOBS = {DRAIN, replays.RUN, *TICKS}
 
 
 class BankJob(Job):

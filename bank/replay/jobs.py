@@ -71,6 +71,10 @@ def _stop_if_asked() -> None:
         raise _Stopping
 
 
+RUN = "bank.replay.jobs.run"
+"""What a bell for a replay names."""
+
+
 def ring(replay_id: str) -> bool:
     """Tell the slow worker that a replay waits; call it after the commit.
 
@@ -81,7 +85,7 @@ def ring(replay_id: str) -> bool:
         if any(job_id.startswith(replay_id) for job_id in slow.job_ids):
             return False
         slow.enqueue(
-            "bank.replay.jobs.run",
+            RUN,
             replay_id,
             # A bell that died with its worker may still be on RQ's books: the next is another job.
             job_id=f"{replay_id}-{secrets.token_hex(4)}",

@@ -87,7 +87,8 @@ def create_app(config: "Config | None" = None) -> "Flask":
     problems.init_app(app)
     streaming.init_app(app, config)
     if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), supports_credentials=False)
+        # The console is for its own pages alone.
+        CORS(app, resources="/api/*", origins=list(config.cors_origins), supports_credentials=False, expose_headers=headers.EXPOSED)
     # By a token, or on the pages by a cookie.
     rate_limits.init_app(app, lambda: tokens.user() or session.user())
     replicas.init_app(app, config, tokens.user)

@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_address
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     from bank.config import Config
@@ -60,6 +60,12 @@ def _guessable(config: "Config") -> list[Finding]:
         # One that is too short is found already, and an empty one is not given.
         if any(len(key.encode()) >= 32 and _is_regular(key) for key in keys):
             wrong.append(Finding(name, "is too regular to be secret; use `openssl rand -hex 32`", why, MAKE_ONE))
+    for name in ("BANK_METRICS_TOKEN", "BANK_SEAL_KEY"):
+        [own] = [keys for other, keys, _ in given if other == name]
+        shared = [other for other, keys, _ in given if other != name and any(keys) and {*own} & {*keys}]
+        if any(own) and shared:
+            why = "Who is given one, as Prometheus is the token, has what the other opens."
+            wrong.append(Finding(name, f"is the same as {shared[0]}", why, MAKE_ONE))
     for name, url in (*_databases(config), ("REDIS_URL", config.redis_url)):
         server = _server(url)
         if server.password and server.password.lower() in {*_DEFAULT_PASSWORDS, server.user.lower()}:
@@ -87,6 +93,10 @@ def _on_the_way(config: "Config") -> list[Finding]:
             why = "Whoever is on the way reads every balance, and may change what is asked and answered."
             remedy = "Add ?sslmode=verify-full to the URL (or require); BANK_TRUSTED_NETWORK=true where the network is the bank's own."
             wrong.append(Finding(name, "reaches PostgreSQL on another machine without TLS", why, remedy))
+    host = urlsplit(config.fx_url).hostname or "ecb.example"
+    if _is_here(host) or _is_inside(host):
+        why = "The rates are fetched from outside alone, so that no setting makes the bank ask a server inside."
+        wrong.append(Finding("BANK_FX_URL", "names an address inside", why, "Name the provider's, or a proxy by HTTPS_PROXY."))
     server = _server(config.redis_url)
     away = not all(map(_is_here, server.hosts))
     if away and not server.password:
@@ -151,6 +161,14 @@ def _server(url: str) -> _Server:
     more = [host for name in ("host", "hostaddr") for value in query.get(name, []) for host in value.split(",")]
     user, password = user or "".join(query.get("user", [])), password or "".join(query.get("password", []))
     return _Server([bracketed or plain, *more], user, password, query.get("sslmode", []))
+
+
+def _is_inside(host: str) -> bool:
+    """Whether it is an address that nobody outside can be reached by. What a name leads to is looked at when it is asked."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 def _is_here(host: str) -> bool:

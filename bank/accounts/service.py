@@ -329,6 +329,15 @@ def _told(session: Session, account: Row[Any]) -> AccountChanged:
     return AccountChanged(account.name, account.status, account.overdraft_limit)
 
 
+def has_frozen(session: Session, user_id: str) -> bool:
+    """Whether an account of the user's is frozen."""
+    query = text(
+        """SELECT EXISTS (SELECT FROM accounts a JOIN balances b ON b.account_id = a.id
+                           WHERE a.user_id = CAST(:user AS uuid) AND b.status = 'frozen')"""
+    )
+    return bool(session.execute(query, {"user": user_id}).scalar_one())
+
+
 def close_all_of(session: Session, user_id: str, origin: Origin) -> None:
     """Close every account of a user in the caller's unit of work.
 
@@ -336,7 +345,7 @@ def close_all_of(session: Session, user_id: str, origin: Origin) -> None:
     """
     waiting = text(
         """SELECT EXISTS (SELECT FROM accounts a JOIN transactions t ON a.id IN (t.from_account_id, t.to_account_id)
-                           WHERE a.user_id = CAST(:user AS uuid) AND t.status = 'pending')"""
+                           WHERE a.user_id = CAST(:user AS uuid) AND (t.status = 'pending' OR t.held_amount > 0))"""
     )
     ids = text("SELECT id::text FROM accounts WHERE user_id = CAST(:user AS uuid) ORDER BY id")
     for account_id in session.execute(ids, {"user": user_id}).scalars().all():
@@ -344,4 +353,4 @@ def close_all_of(session: Session, user_id: str, origin: Origin) -> None:
         if account.status != "closed":
             _change(session, account, {"status": "closed"}, origin)
     if session.execute(waiting, {"user": user_id}).scalar_one():
-        raise BalanceNotZero("A transaction of one of the accounts is still pending.")
+        raise BalanceNotZero("A transaction of one of the accounts is still pending, or a hold is open: void it first.")

@@ -70,7 +70,10 @@ class Code(Text):
 
     def __init__(self, **kwargs: Any) -> None:
         metadata = {"description": "Six digits of the authenticator, or a recovery code.", "example": CODE}
-        super().__init__(most=19, pattern=f"(?:{totp.CODE})", metadata=metadata, **kwargs)
+        super().__init__(most=32, pattern=f"(?:{totp.CODE})", metadata=metadata, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        return totp.normal(super()._deserialize(value, attr, data, **kwargs))
 
 
 class Register(StrictSchema):

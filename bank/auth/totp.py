@@ -23,8 +23,8 @@ RECOVERY_CODES = 10
 # 80 bits: too many to be guessed, so a plain digest of one is as good as a slow hash.
 _RECOVERY_BYTES = 10
 
-CODE = r"[0-9]{6}|[a-z2-7]{4}(?:-[a-z2-7]{4}){3}"
-"""What a code looks like, of either kind."""
+CODE = r"[0-9]{6}|[A-Za-z2-7]{4}(?:[- ]?[A-Za-z2-7]{4}){3}"
+"""What a code looks like, of either kind. Who types one from paper need not type it as it was printed."""
 
 _NONCE_BYTES = 12
 
@@ -57,6 +57,14 @@ def new_recovery_codes() -> list[str]:
     """Codes that are good once each, for when the authenticator is lost."""
     texts = (b32encode(secrets.token_bytes(_RECOVERY_BYTES)).decode().lower() for _ in range(RECOVERY_CODES))
     return ["-".join(text[start : start + 4] for start in range(0, 16, 4)) for text in texts]
+
+
+def normal(code: str) -> str:
+    """A code as it was made: of the authenticator as it is, of those on paper in small letters with dashes."""
+    if len(code) == 6:
+        return code
+    bare = code.replace("-", "").replace(" ", "").lower()
+    return "-".join(bare[start : start + 4] for start in range(0, 16, 4))
 
 
 def is_recovery(code: str) -> bool:

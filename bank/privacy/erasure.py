@@ -30,24 +30,20 @@ from bank.users import service as users
 from bank.users.models import Role, User
 
 
-def erase(who: Principal, user_id: str, password: str | None, origin: Origin) -> None:
+def erase(who: Principal, user_id: str, password: str, origin: Origin) -> None:
     """Delete the user, if they are not yet, and erase what is personal of them, in one unit of work. Again, it takes what was left.
 
-    Who asks for themselves confirms it by the current password. An account of theirs that is frozen is for an admin to
-    look at first, and what staff did for another admin.
+    Whoever asks, admin or the user, confirms it by their own password: it cannot be undone. Staff are erased by another admin.
 
     Raises NotFound, Forbidden, Conflict, Unprocessable and TooManyAttempts (password), and what `bank.users.service.delete`
     raises where they cannot be deleted.
     """
     known = users.to_change(who, user_id)
-    if who.id == user_id:
-        if known.role != Role.CUSTOMER:
-            raise Conflict("Staff are erased by another admin.")
-        users.confirm(known, password)
+    if who.id == user_id and known.role != Role.CUSTOMER:
+        raise Conflict("Staff are erased by another admin.")
+    users.confirm(users.get(who, who.id), password)
     with unit_of_work() as session:
         user = users.locked_whole(session, user_id)
-        if who.id == user_id and session.execute(_FROZEN, {"user_id": user_id}).scalar_one():
-            raise Conflict("An account is frozen.")
         users.close(session, user, origin)
         account_ids = _erase(session, user, origin)
     shadow.drop_if_idle()
@@ -56,11 +52,6 @@ def erase(who: Principal, user_id: str, password: str | None, origin: Origin) ->
         cache().renew("user", [user_id])
         cache().renew("account", account_ids)
 
-
-_FROZEN = text(
-    """SELECT EXISTS (SELECT FROM accounts a JOIN balances b ON b.account_id = a.id
-                       WHERE a.user_id = CAST(:user_id AS uuid) AND b.status = 'frozen')"""
-)
 
 # As an array, so that what they are looked up in is found by its index and not read from end to end.
 _THEIRS = """ARRAY(

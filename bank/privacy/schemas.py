@@ -5,6 +5,6 @@ from bank.web.fields import StrictSchema
 
 
 class Erase(StrictSchema):
-    """Who erases themselves confirms it."""
+    """Who asks for it confirms it: the user, or an admin."""
 
-    current_password = Password()
+    current_password = Password(required=True)

@@ -45,7 +45,7 @@ def export_user(user_id: UUID) -> Response:
 @blp.route("/<uuid:user_id>/erasure", methods=["POST"])
 @by_user
 @login_required()
-@blp.arguments(schemas.Erase(), example={"current_password": "correct horse battery staple"})
+@blp.arguments(schemas.Erase(), example={"current_password": "a tall ship and a star to steer by"})
 @blp.response(204)
 @blp.problem(404, "Not there, or not yours.")
 @blp.problem(
@@ -57,9 +57,9 @@ def export_user(user_id: UUID) -> Response:
 def erase_user(body: dict[str, Any], user_id: UUID) -> Response:
     """Erase what is personal of a user
 
-    Oneself, with the current password, or anybody as an admin. Deletes the user first, if they are not yet. Name, email, logins and
-    the names of accounts and schedules are gone for good; transactions stay with their texts, and so do entries, events and the
-    audit log. The name can be taken again.
+    Oneself, or anybody as an admin; `current_password` is the caller's. Deletes the user first, if they are not yet. Name, email,
+    logins and the names of accounts and schedules are gone for good; transactions stay with their texts, and so do entries, events
+    and the audit log. The name can be taken again.
     """
-    erasure.erase(principal(), str(user_id), body.get("current_password"), origin())
+    erasure.erase(principal(), str(user_id), body["current_password"], origin())
     return Response(status=204)

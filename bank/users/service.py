@@ -174,7 +174,7 @@ def delete(who: Principal, user_id: str, origin: Origin) -> None:
 
     Deleting a deleted user changes nothing. Raises NotFound, Forbidden, PreconditionFailed,
     BalanceNotZero while an account holds money, owes it or waits for some, and Conflict for the
-    last active admin.
+    last active admin, and for who deletes themselves while an account of theirs is frozen.
     """
     to_change(who, user_id)
     with unit_of_work() as session:
@@ -194,6 +194,8 @@ def close(session: Session, user: User, origin: Origin) -> None:
     """Delete a user whose whole row is locked, in the caller's unit of work, if they are not deleted yet. Raises as `delete` does."""
     if user.status == UserStatus.DELETED:
         return
+    if origin.actor_id == user.id and accounts.has_frozen(session, user.id):
+        raise Conflict("An account is frozen; an admin has to look at it first.")
     # Whatever was submitted is found by the check for pending ones.
     accounts.close_all_of(session, user.id, origin)
     schedules.delete_all_of(session, user.id, origin)
@@ -207,7 +209,7 @@ def erased_names(user_id: str) -> dict[str, str]:
     return {"username": f"_erased-{user_id}", "email": f"{user_id}@erased"}
 
 
-def confirm(user: User, password: str | None) -> None:
+def confirm(user: User, password: str) -> None:
     """Make sure that the user asks for this themselves. Raises Unprocessable and TooManyAttempts, as for a change of the password."""
     _confirm(user, password, throttle.subjects(user.id, None, known=True))
 

@@ -9,6 +9,12 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+EXPOSED = [
+    *("Age", "Bank-Position", "ETag", "Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "X-Request-ID"),
+    *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
+]
+"""What the pages of an origin that is let in may read besides what they always may (Fetch, 3.3.3)."""
+
 # A year. Not for subdomains: whose these are is not the bank's to say.
 _BY_HTTPS_ALONE = "max-age=31536000"
 

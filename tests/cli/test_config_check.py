@@ -10,13 +10,16 @@ from bank.cli import main
 from bank.config import Config, ConfigError
 from bank.web.limits import settings
 
+# Not random: it is in the names of tests, which must be the same in every process.
+KEY = "8c1f0b6e94d27a35e0f3b9c8d6a1572493be6f08c7d15a2e4b90f7631d8ce25a"
+
 # What production takes.
 SAFE = {
     "DATABASE_URL": f"postgresql://bank:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
     "DATABASE_OWNER_URL": f"postgresql://bank_owner:{secrets.token_hex(8)}@database.example/bank?sslmode=verify-full",
     "DATABASE_REPLICA_URL": f"postgresql://bank:{secrets.token_hex(8)}@[2001:db8::1]:5433/bank?sslmode=require",
     "REDIS_URL": f"rediss://:{secrets.token_hex(8)}@redis.example:6379/0",
-    "JWT_SECRET_KEY": secrets.token_hex(32),
+    "JWT_SECRET_KEY": KEY,
     "JWT_OLD_SECRET_KEYS": f"{secrets.token_urlsafe(32)},{secrets.token_hex(32)}",
     "BANK_TOTP_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
     "BANK_METRICS_TOKEN": secrets.token_urlsafe(32),
@@ -39,9 +42,14 @@ UNSAFE = [
     ("BANK_TOTP_KEY", "fedcba9876543210" * 2),
     ("BANK_METRICS_TOKEN", "prometheus-prometheus-prometheus"),
     ("BANK_SEAL_KEY", "0123456789abcdef" * 4),
+    ("BANK_METRICS_TOKEN", KEY),
+    ("BANK_SEAL_KEY", KEY),
+    ("BANK_FX_URL", "https://10.0.0.1/eurofxref-hist.zip"),
+    ("BANK_FX_URL", "https://[::1]/eurofxref-hist.zip"),
+    ("BANK_FX_URL", "https://localhost/eurofxref-hist.zip"),
     ("DATABASE_URL", "postgresql://bank:postgres@localhost/bank"),
     ("DATABASE_URL", "postgresql://bank:Bank@localhost/bank"),
-    ("REDIS_URL", "redis://:changeme@redis.example:6379/0"),
+    ("REDIS_URL", "rediss://:changeme@redis.example:6379/0"),
     ("FLASK_DEBUG", "1"),
     ("FLASK_DEBUG", "anything"),
     ("BANK_SELF_SERVICE_DEPOSITS", "true"),

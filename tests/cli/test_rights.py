@@ -98,7 +98,7 @@ def move_money(bank: Bank) -> None:
     ada = client.post("/auth/register", {"username": name, "email": f"{name}@example.com", "password": password}).json["id"]
     opened = client.post("/accounts", {"currency": "USD", "user_id": ada, "name": "Nest egg"}).json["id"]
     assert client.request("PATCH", f"/api/v1/accounts/{opened}", data=b'{"name": "Roof"}', headers=JSON).status == 200
-    erased = client.post(f"/users/{ada}/erasure", {})
+    erased = client.post(f"/users/{ada}/erasure", {"current_password": ADMIN_PASSWORD})
     assert erased.status == 204, erased.body
     client.close()
 

@@ -30,7 +30,6 @@ ADMINS = {
     "replays",
     "users_list_users",
     "users_delete_user",
-    "privacy_erase_user",
     "users_reset_totp",
     "fx_publish_rate",
     "fx_read_position",
@@ -125,13 +124,15 @@ class Cast:
             makers["transaction_id"] = lambda: self.pay(reference="to be reviewed")["id"]
         if operation_id == "transactions_get_receipt":
             makers["transaction_id"] = self.sealed
-        if operation_id in ("users_delete_user", "privacy_erase_user"):
+        if operation_id == "users_delete_user":
             makers["user_id"] = lambda: self.somebody()[1]
         made_now = {name: make() for name, make in makers.items() if f"{{{name}}}" in path}
         if operation_id in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp"):
             self.dora, _ = self.somebody()
             if operation_id != "auth_begin_totp":
                 made_now["code"] = self.enrolled(self.dora, operation_id == "auth_disable_totp")
+        if operation_id == "privacy_erase_user":
+            self.dora, made_now["user_id"] = self.somebody()
         if operation_id == "users_reset_totp":
             client, made_now["user_id"] = self.somebody()
             self.enrolled(client, True)
@@ -142,7 +143,7 @@ class Cast:
         name, names = operation["operationId"], {operation["operationId"], *operation["tags"]}
         if name in ("auth_register", "auth_login"):
             return self.nobody
-        if name in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp"):
+        if name in ("auth_begin_totp", "auth_confirm_totp", "auth_disable_totp", "privacy_erase_user"):
             return self.dora
         if name in ("auth_refresh", "auth_logout"):
             login = made(self.nobody.post("/auth/login", {"username": "bob", "password": PASSWORD}))

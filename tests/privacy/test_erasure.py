@@ -63,7 +63,7 @@ def live(house: House) -> Life:
 
 def erase(house: House, who: Person) -> TestResponse:
     """By the admin."""
-    return house.admin.post(f"/users/{who.id}/erasure", {})
+    return house.admin.post(f"/users/{who.id}/erasure", {"current_password": PASSWORD})
 
 
 def found(house: House, words: list[str]) -> list[tuple[str, str]]:
@@ -154,6 +154,22 @@ def test_who_has_money_is_not_erased(house: House) -> None:
     assert (answer.status_code, answer.json["code"]) == (409, "balance_not_zero")
     assert ada.get("/auth/me").json["username"] == ada.username
     assert ada.get(f"/accounts/{account}").json["name"] == "Ada's nest egg"
+
+
+def test_who_is_to_receive_what_is_held_is_not_erased(house: House) -> None:
+    ada, bob = house.customer("ada"), house.customer("bob")
+    account, theirs = (who.open_account()["id"] for who in (ada, bob))
+    assert bob.post("/transactions/credit", {"account_id": theirs, "amount": "10.00", "currency": "USD"}).status_code == 202
+    house.post()
+    hold = {"from_account_id": theirs, "to_account_id": account, "amount": "10.00", "currency": "USD", "hold": True}
+    held = bob.post("/transactions/transfer", hold).json["id"]
+    house.post()
+    for _ in range(2):
+        assert erase(house, ada).json["code"] == "balance_not_zero"
+        assert house.admin.request("DELETE", f"/users/{ada.id}").json["code"] == "balance_not_zero"
+    assert ada.post(f"/transactions/{held}/void", {}).status_code == 202
+    house.post()
+    assert erase(house, ada).status_code == 204
 
 
 def test_what_is_cached_is_erased_at_once(house: House) -> None:
@@ -350,11 +366,13 @@ def test_who_asks_for_themselves_confirms_it_and_has_nothing_to_hide(house: Hous
     ada = house.customer("ada")
     account = ada.open_account()["id"]
     path = f"/users/{ada.id}/erasure"
-    for body in ({}, {"current_password": "not that one at all"}):
-        answer = ada.post(path, body)
-        assert (answer.status_code, [error["pointer"] for error in answer.json["errors"]]) == (422, ["/current_password"])
+    for who in (ada, house.admin):
+        for body in ({}, {"current_password": "not that one at all"}):
+            answer = who.post(path, body)
+            assert (answer.status_code, [error["pointer"] for error in answer.json["errors"]]) == (422, ["/current_password"])
     assert house.admin.patch(f"/accounts/{account}", {"status": "frozen"}).status_code == 200
     assert ada.post(path, {"current_password": PASSWORD}).json["code"] == "conflict"
+    assert ada.request("DELETE", f"/users/{ada.id}").json["code"] == "conflict"
     assert house.admin.post(f"/users/{house.admin.id}/erasure", {"current_password": PASSWORD}).json["code"] == "conflict"
     assert ada.get("/auth/me").json["username"] == ada.username
     assert erase(house, ada).status_code == 204

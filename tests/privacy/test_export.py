@@ -68,7 +68,7 @@ def test_an_export_holds_each_thing_as_the_api_shows_it(house: House, monkeypatc
 def test_what_was_erased_is_in_no_export(house: House) -> None:
     ada = house.customer("ada")
     ada.open_account(name="Ada's nest egg")
-    assert house.admin.post(f"/users/{ada.id}/erasure", {}).status_code == 204
+    assert house.admin.post(f"/users/{ada.id}/erasure", {"current_password": PASSWORD}).status_code == 204
     lines = exported(house.admin, ada.id)
     assert Counter(line["kind"] for line in lines) == {"user": 1, "account": 1, "event": 3, "act": len(lines) - 5}
     assert ada.username not in str(lines) and "nest egg" not in str(lines)

@@ -121,7 +121,8 @@ class Report:
 
     def __str__(self) -> str:
         answered = ", ".join(f"{status}: {count}" for status, count in sorted(self.answered().items()))
-        succeeded = ", ".join(f"{column} {share:.0%}" for column, share in self.succeeded().items())
+        asked = {"all": self.cases, **{column: found.total() for column, found in self.statuses.items()}}
+        succeeded = ", ".join(f"{column} {share:.0%} of {asked[column]}" for column, share in self.succeeded().items())
         return (
             f"seed {self.seed}, {self.cases} cases, {self.seconds:.1f} seconds, {len(self.finds)} finds\n"
             f"chains: {self.chained} cases, {len(self.links)} links\n"

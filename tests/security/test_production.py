@@ -72,6 +72,15 @@ def test_another_sites_page_is_let_in_nowhere_and_nobody_with_credentials(app: F
     assert origin_let_in(app, alice, origin) == (None, None)
 
 
+def test_an_origin_that_is_let_in_reads_what_a_client_goes_by_and_not_the_console(config: Config) -> None:
+    named = create_app(replace(config, cors_origins=("https://app.example",))).test_client()
+    answer = named.get("/api/v1/auth/me", headers={"Origin": "https://app.example"})
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Link", "Location", "Retry-After", "Bank-Position", "X-Request-ID", "RateLimit-Remaining"} <= {*exposed}
+    page = named.get("/console/login", headers={"Origin": "https://app.example"})
+    assert page.status_code == 200 and "Access-Control-Allow-Origin" not in page.headers
+
+
 def test_with_flasks_debugging_switched_on_a_bug_still_tells_nothing(
     config: Config, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

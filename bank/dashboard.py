@@ -20,11 +20,13 @@ from rq_dashboard import web
 from sqlalchemy import text
 
 from bank import db as database
+from bank.audit import service as audit
 from bank.auth import factors, throttle
 from bank.auth.passwords import verify
 from bank.config import Config
 from bank.db import reader, unit_of_work
 from bank.errors import BankError
+from bank.events.types import Origin
 from bank.observability import logs
 from bank.users.models import Role, UserStatus
 from bank.web.context import sent_by_own_page
@@ -163,6 +165,9 @@ class Gate:
                 session.execute(_LOCK_USER, {"id": user.id})
                 good = code.isascii() and code.isdigit() and factors.spend(session, user.id, code)
             throttle.settle(session, counted, good=good)
+            if not good:
+                told = {"at": "rq-dashboard"}
+                audit.record(session, "user", user.id if user else None, "login.failed", Origin(address=address), told)
         if not (good and admin):
             return False
         if len(self._right) >= _REMEMBERED_AT_MOST:

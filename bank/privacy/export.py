@@ -51,13 +51,13 @@ def pages(user: User) -> Pages:
         for planned in _in_turn(lambda last, status=status: schedules.search(user.id, status, last, PAGE), "id"):  # type: ignore[misc]
             yield [{"kind": "schedule", "data": schedules.present(row)} for row in planned]
     for acts in audit.read_all({"actor_id": user.id}, None):
-        yield [{"kind": "act", "data": _present_act(row)} for row in acts]
+        yield [{"kind": "act", "data": audit.present(row)} for row in acts]
     # What others did, or tried, to this user: from where is somebody else's, unless nobody knows who it was.
     for acts in audit.read_all({"entity_type": "user", "entity_id": user.id}, None):
         others = [row for row in acts if row.actor_id != user.id]
-        yield [{"kind": "act", "data": {**_present_act(row), **({"address": None} if row.actor_id else {})}} for row in others]
+        yield [{"kind": "act", "data": {**audit.present(row), **({"address": None} if row.actor_id else {})}} for row in others]
     for changes in _in_turn(lambda last: _events(user.id, last), "position"):
-        yield [{"kind": "event", "data": {**row._mapping, "recorded_at": timestamp(row.recorded_at)}} for row in changes]
+        yield [{"kind": "event", "data": audit.present_event(row)} for row in changes]
 
 
 def _in_turn(read: Callable[[Any], Sequence[Row[Any]]], key: str) -> Iterator[Sequence[Row[Any]]]:
@@ -91,10 +91,6 @@ def _events(user_id: str, after: int | None) -> Sequence[Row[Any]]:
 def _logins(user_id: str, before: str | None) -> Sequence[Row[Any]]:
     with reader() as session:
         return session.execute(_LOGINS, {"user_id": user_id, "before": before, "limit": PAGE + 1}).all()
-
-
-def _present_act(row: Row[Any]) -> dict[str, Any]:
-    return {**row._mapping, "created_at": timestamp(row.created_at)}
 
 
 def _present_login(row: Row[Any]) -> dict[str, Any]:

@@ -116,6 +116,9 @@ def test_guessing_is_slowed_down(browser: FlaskClient, admin: Person) -> None:
     answers = [browser.get("/rq/", headers=basic(admin.username, f"guess {n}")).status_code for n in range(8)]
     assert answers[0] == 401 and answers[-1] == 429
     assert "Retry-After" in browser.get("/rq/", headers=basic(admin.username, "guess")).headers
+    # And told of, as where one logs in.
+    failed = admin.get(f"/audit-logs?action=login.failed&entity_id={admin.id}&entity_type=user").json["data"]
+    assert len(failed) == answers.count(401) and failed[0]["details"] == {"at": "rq-dashboard"} and failed[0]["address"] == "127.0.0.1"
 
 
 def test_who_has_a_second_factor_writes_its_code_behind_the_password(browser: FlaskClient, admin: Person) -> None:

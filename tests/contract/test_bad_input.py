@@ -78,7 +78,7 @@ NO_CODE = [
     '"abcdef"',
     '"12 456"',
     '"\\u0661\\u0662\\u0663456"',
-    '"ABCD-EFGH-IJKL-MNOP"',
+    '"ABCD-EFGH-IJKL-MN0P"',
     '"aaaa-aaaa-aaaa"',
     '"a1aa-aaaa-aaaa-aaaa"',
 ]

@@ -57,7 +57,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         "nobody sweeps",
         _QUIET,
-        file="bank/cli/scheduler.py",
+        file="bank/processing/ticks.py",
         change=('    "bank.processing.tasks.sweep": 3,\n', ""),
     ),
 )

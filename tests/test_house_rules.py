@@ -330,7 +330,8 @@ def before(revision: str) -> str:
 QUICK = re.compile(
     r"CREATE TABLE|SELECT|SET lock_timeout|UPDATE alembic_version|DROP INDEX CONCURRENTLY|CREATE INDEX CONCURRENTLY|"
     r"ALTER TABLE \w+ (VALIDATE CONSTRAINT \w+$|ALTER COLUMN|(?!.*ADD CONSTRAINT (?!.*NOT VALID)))|"
-    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER|CREATE OR REPLACE FUNCTION"
+    r"CREATE INDEX IF NOT EXISTS \w+ ON (schedule|fx_|limits)|CREATE OR REPLACE TRIGGER (fx_rates|erased_events|events|audit_logs)_|"
+    r"CREATE OR REPLACE FUNCTION (left_of_event|refuse_change_of_(event|audit_log))\("
 )
 
 

@@ -9,12 +9,11 @@ from bank.db import unit_of_work
 # erasure writes over what is personal in two of these, where a trigger lets nothing else through.
 _TABLES = """
     SELECT c.oid::regclass::text,
-           CASE c.relname WHEN 'alembic_version' THEN 'SELECT'
-                WHEN 'events' THEN 'SELECT, INSERT, UPDATE (data)'
-                WHEN 'audit_logs' THEN 'SELECT, INSERT, UPDATE (details)'
-                ELSE CASE
+           CASE WHEN c.relname = 'alembic_version' THEN 'SELECT'
+                WHEN c.relname = 'events' THEN 'SELECT, INSERT, UPDATE (data)'
+                WHEN c.relname = 'audit_logs' THEN 'SELECT, INSERT, UPDATE (details)'
                 WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgfoid = 'refuse_change'::regproc)
-                THEN 'SELECT, INSERT' ELSE 'SELECT, INSERT, UPDATE, DELETE' END END
+                THEN 'SELECT, INSERT' ELSE 'SELECT, INSERT, UPDATE, DELETE' END
       FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
 """
 

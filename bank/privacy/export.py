@@ -48,8 +48,7 @@ def pages(user: User) -> Pages:
     for moved in _in_turn(lambda last: _transactions(user.id, last), "seq"):
         yield [{"kind": "transaction", "data": transactions.present(row)} for row in moved]
     for status in (None, "deleted"):
-        for planned in _in_turn(lambda last, status=status: schedules.search(user.id, status, last, PAGE), "id"):  # type: ignore[misc]
-            yield [{"kind": "schedule", "data": schedules.present(row)} for row in planned]
+        yield from _schedules(user.id, status)
     for acts in audit.read_all({"actor_id": user.id}, None):
         yield [{"kind": "act", "data": audit.present(row)} for row in acts]
     # What others did, or tried, to this user: from where is somebody else's, unless nobody knows who it was.
@@ -76,6 +75,11 @@ def _in_turn(read: Callable[[Any], Sequence[Row[Any]]], key: str) -> Iterator[Se
 def _entries(account_id: str) -> Pages:
     for rows in _in_turn(lambda last: accounts.entries(account_id, last, PAGE), "version"):
         yield [{"kind": "entry", "data": {"account_id": account_id, **accounts.present_entry(row)}} for row in rows]
+
+
+def _schedules(user_id: str, status: str | None) -> Pages:
+    for rows in _in_turn(lambda last: schedules.search(user_id, status, last, PAGE), "id"):
+        yield [{"kind": "schedule", "data": schedules.present(row)} for row in rows]
 
 
 def _transactions(user_id: str, before: int | None) -> Sequence[Row[Any]]:

@@ -61,6 +61,12 @@ def live(house: House) -> Life:
     return Life(ada, bob, account, words)
 
 
+def order(account: str, theirs: str) -> dict[str, Any]:
+    """A schedule that pays from one account to the other, long after this."""
+    transfer = {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"}
+    return {"transfer": transfer, "run_at": "2099-01-31T08:00:00Z"}
+
+
 def erase(house: House, who: Person) -> TestResponse:
     """By the admin."""
     return house.admin.post(f"/users/{who.id}/erasure", {"current_password": PASSWORD})
@@ -344,11 +350,7 @@ def test_a_replay_has_no_names_of_who_was_erased(house: House, monkeypatch: pyte
 def test_what_an_admin_made_and_imported_for_somebody_is_erased_too(house: House) -> None:
     ada, bob = house.customer("ada"), house.customer("bob")
     account, theirs = (who.open_account()["id"] for who in (ada, bob))
-    body = {
-        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
-        "run_at": "2099-01-31T08:00:00Z",
-        "name": "Ada's yearly door",
-    }
+    body = {**order(account, theirs), "name": "Ada's yearly door"}
     assert house.admin.post("/schedules", body, headers={"Idempotency-Key": "for-ada"}).status_code == 201
     query(
         house.environ,
@@ -381,11 +383,7 @@ def test_who_asks_for_themselves_confirms_it_and_has_nothing_to_hide(house: Hous
 def test_a_schedule_that_comes_too_late_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     ada, bob = house.customer("ada"), house.customer("bob")
     account, theirs = (who.open_account()["id"] for who in (ada, bob))
-    body = {
-        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
-        "run_at": "2099-01-31T08:00:00Z",
-        "name": "Ada's yearly door",
-    }
+    body = {**order(account, theirs), "name": "Ada's yearly door"}
     first = ada.post("/schedules", body)
     assert first.status_code == 201
     # Past the guard, and not yet in the unit of work.
@@ -407,10 +405,7 @@ def test_a_schedule_that_comes_too_late_is_refused(house: House, monkeypatch: py
 def test_a_tick_at_work_on_a_schedule_and_the_end_of_its_user_do_not_wait_for_each_other(house: House, act: str) -> None:
     ada, bob = house.customer("ada"), house.customer("bob")
     account, theirs = (who.open_account()["id"] for who in (ada, bob))
-    body = {
-        "transfer": {"from_account_id": account, "to_account_id": theirs, "amount": "1.00", "currency": "USD"},
-        "run_at": "2099-01-31T08:00:00Z",
-    }
+    body = order(account, theirs)
     schedule = ada.post("/schedules", body).json["id"]
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     answers: list[int] = []
